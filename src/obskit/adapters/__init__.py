@@ -1,0 +1,37 @@
+"""One file per framework, named after its top-level module; that name is the registration.
+
+An adapter module has `matches(app)`, and `attach(app, pipeline) -> app`. It is imported only when its framework
+already is, and is the only kind of file that imports a framework.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any, Protocol
+
+from obskit.pipeline import Pipeline
+
+
+class Adapter(Protocol):
+    """What an adapter module offers."""
+
+    FRAMEWORK: str
+
+    def matches(self, app: Any) -> bool: ...
+    def interface(self, app: Any) -> str: ...
+    def is_attached(self, app: Any) -> bool: ...
+    def service_name(self, app: Any) -> str | None: ...
+    def serves(self, app: Any, path: str) -> bool: ...
+    def attach(self, app: Any, pipeline: Pipeline) -> Any: ...
+
+
+def find(app: Any) -> Adapter | None:
+    """The adapter for this application, or None for a plain callable."""
+    for module in iter_modules(__path__):
+        if module.name in sys.modules:
+            adapter: Adapter = import_module(f"{__name__}.{module.name}")
+            if adapter.matches(app):
+                return adapter
+    return None

@@ -1,0 +1,101 @@
+"""Flask: around the instance's wsgi_app, the rule from the request that is still there when the response starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flask
+from flask.logging import default_handler
+from werkzeug.exceptions import MethodNotAllowed
+from werkzeug.routing import RequestRedirect, Rule
+
+from obskit.context import current
+from obskit.pipeline import Pipeline
+from obskit.signals import capture
+from obskit.wsgi import Environ, WsgiDoor
+
+FRAMEWORK = "flask"
+
+
+def matches(app: Any) -> bool:
+    return isinstance(app, flask.Flask)
+
+
+def interface(app: Any) -> str:
+    return "wsgi"
+
+
+def is_attached(app: Any) -> bool:
+    return isinstance(app.wsgi_app, WsgiDoor)
+
+
+def framework(app: Any) -> str:
+    return FRAMEWORK
+
+
+def service_name(app: Any) -> str | None:
+    name = app.name
+    return name if name not in ("__main__", "app", "wsgi") else None
+
+
+def serves(app: Any, path: str) -> bool:
+    return any(rule.rule == path for rule in app.url_map.iter_rules())
+
+
+def attach(app: Any, pipeline: Pipeline) -> Any:
+    capture.release(app.logger, default_handler)
+    app.wsgi_app = WsgiDoor(app.wsgi_app, pipeline, _route_of)
+    flask.got_request_exception.connect(_note_exception, app)
+    return app
+
+
+def _route_of(environ: Environ) -> str | None:
+    # Flask clears this key when its context ends; while the response starts it is still there.
+    request = environ.get("werkzeug.request")
+    return None if request is None else _template(request)
+
+
+def _template(request: Any) -> str | None:
+    rule: Rule | None = request.url_rule
+    if rule is None:
+        rule = _rule_behind(request.routing_exception)
+    return None if rule is None else rule.rule
+
+
+def _rule_behind(error: Any) -> Rule | None:
+    """The rule a 405 or a slash redirect belongs to, which Flask does not name: those two are matched again."""
+    if not isinstance(error, MethodNotAllowed | RequestRedirect):
+        return None
+    context = flask.globals.request_ctx
+    adapter = context.url_adapter
+    if adapter is None:
+        return None
+    try:
+        if isinstance(error, MethodNotAllowed):
+            method = next(iter(error.valid_methods or ()), None)
+            found = adapter.match(method=method, return_rule=True)
+        else:
+            path = context.request.path
+            found = adapter.match(
+                path_info=path.rstrip("/") if path.endswith("/") else path + "/", return_rule=True
+            )
+    except Exception:
+        return None
+    return found[0]
+
+
+def _note_exception(_app: Any, exception: BaseException, **_: Any) -> None:
+    """Flask answers an unhandled exception with a 500 or lets it through; either way the record keeps it."""
+    exchange = current()
+    if exchange is None or exchange.closed:
+        return
+    exchange.exception = exception
+    exchange.exception_handled = not _propagates()
+    if exchange.http_route is None:
+        exchange.http_route = _template(flask.request)
+
+
+def _propagates() -> bool:
+    app = flask.current_app
+    propagate = app.config["PROPAGATE_EXCEPTIONS"]
+    return bool(app.testing or app.debug) if propagate is None else bool(propagate)

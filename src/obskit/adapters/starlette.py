@@ -1,0 +1,211 @@
+"""Starlette and FastAPI: outermost in the instance's middleware stack, the full route template from the scope."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from starlette.applications import Starlette
+
+from obskit.asgi import AsgiDoor, Scope
+from obskit.pipeline import Pipeline
+
+FRAMEWORK = "starlette"
+
+_DOOR = "_obskit_door"
+_MOUNT_TAIL = "/{path}"
+_MAX_MOUNT_DEPTH = 8
+
+
+def matches(app: Any) -> bool:
+    return isinstance(app, Starlette)
+
+
+def interface(app: Any) -> str:
+    return "asgi"
+
+
+def is_attached(app: Any) -> bool:
+    return _DOOR in vars(app)
+
+
+def service_name(app: Any) -> str | None:
+    title = getattr(app, "title", None)  # FastAPI
+    return title if isinstance(title, str) and title != "FastAPI" else None
+
+
+def framework(app: Any) -> str:
+    return "starlette" if type(app) is Starlette or not hasattr(app, "openapi") else "fastapi"
+
+
+def serves(app: Any, path: str) -> bool:
+    return any(getattr(route, "path", None) == path for route in _flat(app.routes))
+
+
+def attach(app: Any, pipeline: Pipeline) -> Any:
+    """Put the door around the stack: now if it has been built (the app has served), else when it is."""
+    finder = RouteFinder(app.router)
+    _silence_native_spans(app)
+
+    def wrap(stack: Any) -> AsgiDoor:
+        _warn_of_second_server_span(stack)
+        # Mounted FastAPI applications would each open a SERVER span of their own, unless the scope says otherwise.
+        return AsgiDoor(stack, pipeline, finder, scope_defaults=(("fastapi.telemetry", None),))
+
+    if app.middleware_stack is not None:
+        app.middleware_stack = wrap(app.middleware_stack)
+    else:
+        build = app.build_middleware_stack
+
+        def build_middleware_stack() -> AsgiDoor:
+            return wrap(build())
+
+        app.build_middleware_stack = build_middleware_stack
+    setattr(app, _DOOR, True)
+    return app
+
+
+def _silence_native_spans(app: Any) -> None:
+    """FastAPI ≥ 0.142 opens a SERVER span around its own `__call__`, outside anything an instance can wrap.
+
+    Its public switch is an argument of the constructor, which has run; the same setting is turned off here.
+    """
+    settings = getattr(app, "_telemetry", None)
+    if isinstance(settings, dict) and "tracing" in settings:
+        settings["tracing"] = False
+
+
+def own_tracer_provider(app: Any) -> Any:
+    """The provider the user gave to `FastAPI(telemetry={"tracer_provider": ...})`, if any."""
+    settings = getattr(app, "_telemetry", None)
+    return settings.get("tracer_provider") if isinstance(settings, dict) else None
+
+
+def _warn_of_second_server_span(stack: Any) -> None:
+    seen = 0
+    while stack is not None and seen < 64:
+        if type(stack).__name__ == "OpenTelemetryMiddleware":
+            logging.getLogger("obskit").warning(
+                "second_server_span",
+                extra={
+                    "middleware": f"{type(stack).__module__}.{type(stack).__name__}",
+                    "do": "remove it: obskit already opens the SERVER span of each request",
+                },
+            )
+            return
+        stack, seen = getattr(stack, "app", None), seen + 1
+
+
+class _Mounted(NamedTuple):
+    """Where a request ended up among the mounts: the template so far, and the routes that are mounted there."""
+
+    prefix: str
+    routes: Any
+
+
+class RouteFinder:
+    """Tells a request's full route template from its scope, without matching all routes a second time.
+
+    The router leaves the matched route in the scope; only the prefixes of mounts are missing from it. Those are
+    found among the mounts alone, and remembered where they hold no parameter.
+    """
+
+    def __init__(self, router: Any) -> None:
+        self._router = router
+        self._mounts: dict[str, _Mounted] = {}
+
+    def __call__(self, scope: Scope, status: int | None) -> str | None:
+        route = scope.get("route")
+        root = scope.get("root_path", "")
+        base = scope.get("app_root_path", root)
+        mounted = self._mounted(root[len(base) :] if root.startswith(base) else "")
+        if route is None or hasattr(route, "routes"):
+            # No leaf matched. What is mounted here either has no routes of its own (files) or matched none of them.
+            if mounted.routes:
+                return self._redirected(mounted, scope, status)
+            return mounted.prefix + _MOUNT_TAIL
+        template = _template(route, scope)
+        return None if template is None else mounted.prefix + template
+
+    def _mounted(self, at: str) -> _Mounted:
+        known = self._mounts.get(at)
+        if known is not None:
+            return known
+        found = _find_mount(self._router.routes, at, _MAX_MOUNT_DEPTH) or _Mounted("", self._router.routes)
+        if found.prefix == at:  # no parameter in it: as many entries as there are mounts
+            self._mounts[at] = found
+        return found
+
+    def _redirected(self, mounted: _Mounted, scope: Scope, status: int | None) -> str | None:
+        """The template a slash redirect leads to; only that answer is looked up again."""
+        if status != 307:
+            return None
+        path = scope.get("path", "")
+        root = scope.get("root_path", "")
+        path = path[len(root) :] if root and path.startswith(root) else path
+        toggled = path.rstrip("/") if path.endswith("/") else path + "/"
+        for route in _flat(mounted.routes):
+            pattern = getattr(route, "path_regex", None)
+            if pattern is not None and not hasattr(route, "routes") and pattern.match(toggled):
+                return mounted.prefix + str(route.path_format)
+        return None
+
+
+class ScopeRoutes:
+    """Routes of a Starlette router that sits somewhere inside a plain ASGI application."""
+
+    def __init__(self) -> None:
+        self._finder: RouteFinder | None = None
+
+    def __call__(self, scope: Scope, status: int | None) -> str | None:
+        router = scope.get("router")
+        if router is None:
+            return None
+        if self._finder is None or self._finder._router is not router:
+            self._finder = RouteFinder(router)
+        return self._finder(scope, status)
+
+
+def _template(route: Any, scope: Scope) -> str | None:
+    # A route of an included FastAPI router knows its own path only; the context it was found in knows the whole.
+    fastapi_scope = scope.get("fastapi")
+    if isinstance(fastapi_scope, dict):
+        context = fastapi_scope.get("effective_route_context")
+        if context is not None and route in (
+            getattr(context, "original_route", None),
+            getattr(context, "starlette_route", None),
+        ):
+            route = getattr(context, "starlette_route", None) or context
+    template = getattr(route, "path_format", None)
+    return template if isinstance(template, str) else None
+
+
+def _find_mount(routes: Any, path: str, depth: int) -> _Mounted | None:
+    """The chain of mounts that takes up all of `path`, as a template, and the routes behind it."""
+    if not path:
+        return _Mounted("", routes)
+    if depth == 0:
+        return None
+    for route in _flat(routes):
+        if not hasattr(route, "routes"):
+            continue
+        template = getattr(route, "path_format", "")
+        if not hasattr(route, "path_regex"):  # a Host: no part of the path
+            inner = _find_mount(route.routes, path, depth - 1)
+        elif match := route.path_regex.match(path + "/"):
+            inner = _find_mount(route.routes, ("/" + match.group("path")).removesuffix("/"), depth - 1)
+        else:
+            continue
+        if inner is not None:
+            return _Mounted(str(template).removesuffix(_MOUNT_TAIL) + inner.prefix, inner.routes)
+    return None
+
+
+def _flat(routes: Any) -> Iterable[Any]:
+    """All routes with their full path inside this router, those of included FastAPI routers among them."""
+    if not any(type(route).__name__ == "_IncludedRouter" for route in routes):
+        return list(routes)
+    from fastapi.routing import iter_route_contexts  # noqa: PLC0415  (only where FastAPI made the routes)
+
+    return list(iter_route_contexts(routes))

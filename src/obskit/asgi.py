@@ -1,0 +1,393 @@
+"""The ASGI door: fills an Exchange with what passes between server and application, and does only that.
+
+Messages go through untouched, in order, and are never taken from the application; unknown types and extensions
+pass as they are. `MARK` in the scope keeps a nested install (a mounted application) from recording twice.
+"""
+
+from __future__ import annotations
+
+from asyncio import Queue, get_running_loop
+from collections import deque
+from collections.abc import Awaitable, Callable, MutableMapping
+from time import perf_counter_ns
+from typing import Any
+
+from obskit.exchange import Exchange
+from obskit.names import HTTP_METHODS, OTHER_METHOD
+from obskit.pipeline import Endpoint, Pipeline
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+RouteOf = Callable[[Scope, int | None], str | None]
+
+MARK = "obskit.exchange"
+# Close codes with which a peer ends a WebSocket in good order (RFC 6455 §7.4.1; 1012 is a restarting server).
+_CLEAN_CLOSE = frozenset({1000, 1001, 1005, 1012})
+_PENDING_LIMIT = 16
+
+
+class AsgiDoor:
+    """Wraps an ASGI application; attributes of the application stay reachable through it."""
+
+    def __init__(
+        self,
+        app: AsgiApp,
+        pipeline: Pipeline,
+        route_of: RouteOf | None = None,
+        *,
+        answers_lifespan: bool = False,
+        scope_defaults: tuple[tuple[str, Any], ...] = (),
+    ) -> None:
+        """`answers_lifespan`: the application is known to refuse the lifespan protocol, so the door speaks it.
+
+        `scope_defaults` are set in the scope before the application runs, where it has not set them itself.
+        """
+        self.app = app
+        self.pipeline = pipeline
+        self.route_of = route_of
+        self.answers_lifespan = answers_lifespan
+        self.scope_defaults = scope_defaults
+        self._carrier_headers = frozenset(name.encode("latin-1") for name in pipeline.carrier_headers)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["app"], name)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope.get("type")
+        if kind == "http":
+            endpoint = self._endpoint(scope)
+            if endpoint is not None:
+                await self._answer(endpoint, scope, send)
+                return
+            call: _Call | None = self._open(_HttpCall, scope, receive, send)
+        elif kind == "websocket":
+            call = self._open(_WebSocketCall, scope, receive, send)
+        elif kind == "lifespan":
+            await self._lifespan(scope, receive, send)
+            return
+        else:
+            call = None
+        if call is None:
+            # Excluded, of an unknown type, or recorded by a door further out, which will find the route.
+            await self.app(scope, receive, send)
+            return
+        pipeline = self.pipeline
+        exchange = call.exchange
+        entered = pipeline.enter(exchange)
+        try:
+            await self.app(scope, call.receive, call.send)
+        except BaseException as error:
+            call.raised(error)
+            raise
+        finally:
+            pipeline.leave(entered)
+            if exchange.http_route is None and self.route_of is not None:
+                self._route(scope, exchange)
+            pipeline.close(exchange)
+
+    def _endpoint(self, scope: Scope) -> Endpoint | None:
+        path = scope.get("path", "")
+        root = scope.get("root_path")
+        if root and path.startswith(
+            root
+        ):  # ASGI: path includes the prefix under which the application is served
+            path = path[len(root) :]
+        return self.pipeline.endpoints.get(path) if MARK not in scope else None
+
+    def _open(self, make: type[_Call], scope: Scope, receive: Receive, send: Send) -> _Call | None:
+        pipeline = self.pipeline
+        try:
+            for key, value in self.scope_defaults:
+                scope.setdefault(key, value)
+            if MARK in scope or scope.get("path") in pipeline.excluded:
+                return None
+            exchange, request_id = _read_scope(scope, self._carrier_headers)
+            call = make(pipeline, exchange, receive, send)
+        except Exception as error:
+            pipeline.failed("asgi.open", error)
+            return None
+        pipeline.open(exchange, request_id)
+        scope[MARK] = exchange
+        return call
+
+    def _route(self, scope: Scope, exchange: Exchange) -> None:
+        try:
+            if self.route_of is not None:
+                exchange.http_route = self.route_of(scope, exchange.status)
+        except Exception as error:
+            self.pipeline.failed("adapter.route", error)
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.pipeline.begin()
+        if self.answers_lifespan:
+            await self._answer_lifespan(receive, send)
+            return
+
+        async def flushing_send(message: Message) -> None:
+            # uvicorn re-raises SIGTERM after this message and atexit never runs: it is the last chance to flush.
+            if message.get("type", "").startswith("lifespan.shutdown."):
+                self.pipeline.flush(FLUSH_TIMEOUT_S)
+            await send(message)
+
+        await self.app(scope, receive, flushing_send)
+
+    async def _answer_lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                self.pipeline.flush(FLUSH_TIMEOUT_S)
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def _answer(self, endpoint: Endpoint, scope: Scope, send: Send) -> None:
+        headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope.get("headers", ())}
+        client = scope.get("client")
+        arguments = (scope.get("method", "GET"), headers, client[0] if client else None)
+        try:
+            loop = get_running_loop()
+        except RuntimeError:  # not asyncio (trio): rendering blocks the loop for its few milliseconds
+            answer = self.pipeline.answer(endpoint, *arguments)
+        else:
+            answer = await loop.run_in_executor(None, self.pipeline.answer, endpoint, *arguments)
+        await send(
+            {
+                "type": "http.response.start",
+                "status": answer.status,
+                "headers": [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in answer.headers],
+            }
+        )
+        await send({"type": "http.response.body", "body": answer.body})
+
+
+# The collector may be away: give up after this many seconds rather than hold the server's shutdown.
+FLUSH_TIMEOUT_S = 2.0
+
+
+class _Call:
+    """One request on its way through the door. Subclasses note what its messages say."""
+
+    __slots__ = ("_receive", "_send", "exchange", "pipeline")
+
+    def __init__(self, pipeline: Pipeline, exchange: Exchange, receive: Receive, send: Send) -> None:
+        self.pipeline = pipeline
+        self.exchange = exchange
+        self._receive = receive
+        self._send = send
+
+    async def receive(self) -> Message:
+        raise NotImplementedError
+
+    async def send(self, message: Message) -> None:
+        raise NotImplementedError
+
+    def raised(self, error: BaseException) -> None:
+        self.exchange.exception = error
+
+
+class _HttpCall(_Call):
+    __slots__ = ("_cycle", "_pending", "_queue", "_trailers")
+
+    def __init__(self, pipeline: Pipeline, exchange: Exchange, receive: Receive, send: Send) -> None:
+        super().__init__(pipeline, exchange, receive, send)
+        self._trailers = False
+        self._pending: deque[Message] | None = None
+        # What this server lets us see of a client that left while the application never called receive():
+        # uvicorn's cycle carries a flag, hypercorn's receive is a queue's get. Other servers show nothing.
+        owner = getattr(receive, "__self__", None)
+        self._cycle = owner if hasattr(owner, "disconnected") else None
+        self._queue = owner if isinstance(owner, Queue) else None
+
+    async def receive(self) -> Message:
+        message = self._pending.popleft() if self._pending else await self._receive()
+        try:
+            exchange = self.exchange
+            kind = message["type"]
+            if kind == "http.request":
+                exchange.request_bytes += len(message.get("body", b""))
+            elif kind == "http.disconnect" and not exchange.response_complete:
+                # After a finished response every server says this; before, the client has really left.
+                exchange.disconnected = True
+        except Exception as error:
+            self.pipeline.failed("asgi.receive", error)
+        return message
+
+    async def send(self, message: Message) -> None:
+        if self._queue is not None:
+            self._look_into_queue(self._queue)
+        if self.pipeline.echo_request_id and message.get("type") == "http.response.start":
+            message = self._with_request_id(message)
+        await self._send(message)
+        try:
+            self._note_sent(message)
+        except Exception as error:
+            self.pipeline.failed("asgi.send", error)
+
+    def _note_sent(self, message: Message) -> None:
+        exchange = self.exchange
+        if self._cycle is not None and self._cycle.disconnected:
+            # The flag is only ever raised while the response is unfinished, so this send went nowhere.
+            if not exchange.response_complete:
+                exchange.disconnected = True
+            return
+        kind = message["type"]
+        if kind == "http.response.body":
+            size = len(message.get("body", b""))
+            last = not message.get("more_body", False)
+            if size and exchange.method != "HEAD":
+                exchange.response_bytes += size
+                if exchange.first_byte_ns is None:
+                    now = exchange.first_byte_ns = perf_counter_ns()
+                    if last and not self._trailers:
+                        exchange.last_byte_ns = now
+                        exchange.response_complete = True
+                        return
+            if last and not self._trailers:
+                self._complete()
+        elif kind == "http.response.start":
+            exchange.status = message["status"]
+            exchange.response_started = True
+            self._trailers = message.get("trailers", False)
+            for name, value in message.get("headers", ()):
+                if name == b"content-length" or (len(name) == 14 and name.lower() == b"content-length"):
+                    exchange.declared_response_bytes = _length(value)
+                    break
+        elif kind in ("http.response.pathsend", "http.response.zerocopysend"):
+            # The server reads the file itself: the declared length is all we know of its size.
+            now = perf_counter_ns()
+            exchange.first_byte_ns = exchange.first_byte_ns or now
+            if kind == "http.response.pathsend" or not message.get("more_body", False):
+                exchange.server_sends_file = True
+                exchange.response_bytes = exchange.declared_response_bytes or 0
+                self._complete()
+        elif kind == "http.response.trailers" and not message.get("more_trailers", False):
+            self._complete()
+
+    def _complete(self) -> None:
+        self.exchange.response_complete = True
+        self.exchange.last_byte_ns = perf_counter_ns()
+
+    def _look_into_queue(self, queue: Queue[Message]) -> None:
+        """Note a disconnect that waits in the server's queue; what is taken is kept for the application."""
+        try:
+            if self.exchange.response_complete or queue.empty():
+                return
+            if self._pending is None:
+                self._pending = deque()
+            while not queue.empty() and len(self._pending) < _PENDING_LIMIT:
+                message = queue.get_nowait()
+                self._pending.append(message)
+                if message["type"] == "http.disconnect":
+                    self.exchange.disconnected = True
+        except Exception as error:
+            self.pipeline.failed("asgi.peek", error)
+
+    def _with_request_id(self, message: Message) -> Message:
+        pair = (b"x-request-id", self.exchange.request_id.encode("ascii"))
+        return {**message, "headers": [*message.get("headers", ()), pair]}
+
+
+class _WebSocketCall(_Call):
+    """A whole connection is one exchange: 101 when accepted, 403 when refused before that."""
+
+    __slots__ = ("_closed_by_client",)
+
+    def __init__(self, pipeline: Pipeline, exchange: Exchange, receive: Receive, send: Send) -> None:
+        super().__init__(pipeline, exchange, receive, send)
+        self._closed_by_client = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        try:
+            kind = message["type"]
+            if kind == "websocket.receive":
+                self.exchange.request_bytes += len(message.get("bytes") or message.get("text") or b"")
+            elif kind == "websocket.disconnect":
+                self._closed_by_client = True
+                accepted = self.exchange.response_started
+                clean = accepted and message.get("code", 1005) in _CLEAN_CLOSE
+                if not clean and not self.exchange.response_complete:
+                    self.exchange.disconnected = True
+                self._complete()
+        except Exception as error:
+            self.pipeline.failed("asgi.receive", error)
+        return message
+
+    async def send(self, message: Message) -> None:
+        await self._send(message)
+        try:
+            exchange = self.exchange
+            kind = message["type"]
+            if kind == "websocket.send":
+                exchange.response_bytes += len(message.get("bytes") or message.get("text") or b"")
+                if exchange.first_byte_ns is None:
+                    exchange.first_byte_ns = perf_counter_ns()
+            elif kind == "websocket.accept":
+                exchange.status = 101
+                exchange.response_started = True
+            elif kind == "websocket.close":
+                if not exchange.response_started:
+                    exchange.status = 403
+                    exchange.response_started = True
+                self._complete()
+            elif kind == "websocket.http.response.start":
+                exchange.status = message["status"]
+                exchange.response_started = True
+            elif kind == "websocket.http.response.body" and not message.get("more_body", False):
+                self._complete()
+        except Exception as error:
+            self.pipeline.failed("asgi.send", error)
+
+    def raised(self, error: BaseException) -> None:
+        # Frameworks let the exception that told the application of a closed connection escape from it: that is
+        # how a conversation ends, and not a failure.
+        if not (self._closed_by_client and type(error).__name__ == "WebSocketDisconnect"):
+            self.exchange.exception = error
+
+    def _complete(self) -> None:
+        self.exchange.response_complete = True
+        if self.exchange.last_byte_ns is None:
+            self.exchange.last_byte_ns = perf_counter_ns()
+
+
+def _read_scope(scope: Scope, carrier_headers: frozenset[bytes]) -> tuple[Exchange, str | None]:
+    """The exchange with all that is known before the application runs, and the client's request id."""
+    original = scope.get("method", "GET")
+    exchange = Exchange(scope["type"], original, scope.get("path", ""))
+    if original not in HTTP_METHODS:
+        exchange.method = OTHER_METHOD
+        exchange.method_original = str(original)[:64]
+    exchange.scheme = scope.get("scheme", "http")
+    exchange.http_version = scope.get("http_version")
+    client = scope.get("client")
+    if client:
+        exchange.client_address = client[0] or None
+    server = scope.get("server")
+    if server:
+        exchange.server_address, exchange.server_port = server[0], server[1]
+    request_id: str | None = None
+    carrier: dict[str, str] | None = None
+    for raw_name, raw_value in scope.get("headers", ()):
+        if raw_name == b"user-agent":
+            exchange.user_agent = raw_value.decode("latin-1")
+        elif raw_name == b"x-request-id":
+            request_id = raw_value.decode("latin-1")
+        elif raw_name == b"content-length":
+            exchange.declared_request_bytes = _length(raw_value)
+        elif raw_name in carrier_headers:
+            name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+            if carrier is None:
+                carrier = {}
+            # Repeated fields join (RFC 9110 §5.3); a repeated traceparent thereby becomes invalid, as it must.
+            carrier[name] = f"{carrier[name]},{value}" if name in carrier else value
+    exchange.carrier = carrier
+    return exchange, request_id
+
+
+def _length(value: bytes) -> int | None:
+    # RFC 9110 §8.6: digits only. Anything else is the server's or the application's to answer, not ours.
+    return int(value) if value.isdigit() and len(value) < 19 else None

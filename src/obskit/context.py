@@ -1,0 +1,51 @@
+"""What application code calls during a request: current(), bind(), get_logger()."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from obskit.exchange import MAX_FACTS, Exchange
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+_current: ContextVar[Exchange | None] = ContextVar("obskit_exchange", default=None)
+
+
+def current() -> Exchange | None:
+    """The Exchange of the request this code runs for, or None outside a request.
+
+    It follows the request into asyncio tasks and into threads started through `contextvars.copy_context().run`;
+    there it may already have closed (`exchange.closed`), and is then read-only.
+    """
+    return _current.get()
+
+
+def bind(**facts: Any) -> None:
+    """Add facts to this request's canonical line, its span, and every log line written after this call.
+
+    Keys that name a secret are redacted; at most 64 facts are kept per request, further ones are dropped and
+    counted. Outside a request the call does nothing. Never raises.
+    """
+    exchange = _current.get()
+    if exchange is None or exchange.closed:
+        return
+    kept = exchange.facts
+    if kept is None:
+        kept = exchange.facts = {}
+    for key, value in facts.items():
+        if key in kept or len(kept) < MAX_FACTS:
+            kept[key] = value
+        elif exchange.pipeline is not None:
+            exchange.pipeline.dropped("logs", "too_many_facts")
+
+
+def get_logger(name: str | None = None) -> FilteringBoundLogger:
+    """A structlog logger whose lines carry the request's ids and bound facts; writing a line never raises.
+
+    `name` becomes the line's `logger` key. Works at module level, before `install`.
+    """
+    from obskit.signals.structured import get_logger as make  # noqa: PLC0415  (keeps `import obskit` light)
+
+    return make(name)

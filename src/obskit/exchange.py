@@ -1,0 +1,232 @@
+"""The record: one Exchange per request (or WebSocket connection), filled by the doors, viewed by the signals.
+
+Every field has one writer: *open* fields are set by the door before the application runs, *transport* fields by
+the door while bytes move, `http_route` by the framework adapter, identity by the trace signal. Nobody writes
+after `closed` is true. Imports the standard library only.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from time import perf_counter_ns, time_ns
+from typing import Any
+
+
+class Outcome(StrEnum):
+    """How a request really ended, which its HTTP status does not say."""
+
+    COMPLETED = "completed"
+    """The whole response was handed to the server while the client was still there."""
+    RAISED = "raised"
+    """An exception ended the request before headers were sent; the client got a 500."""
+    RAISED_AFTER_HEADERS = "raised_after_headers"
+    """An exception cut the response off after its status had been sent."""
+    NO_RESPONSE = "no_response"
+    """The application returned without sending a response."""
+    CLIENT_DISCONNECT = "client_disconnect"
+    """The client left before the last byte of the response, or before the end of its own upload."""
+    TRUNCATED = "truncated"
+    """The response ended short: fewer bytes than declared, or no last body message."""
+    CANCELLED = "cancelled"
+    """The server cancelled the application while the client was still there."""
+    TIMEOUT = "timeout"
+    """The server gave up on the request because it took too long."""
+    UNKNOWN = "unknown"
+    """The server gives no way to tell."""
+
+
+# Statuses whose responses carry no body (RFC 9110 §6.4.1): bytes missing there are no truncation.
+BODILESS_STATUSES = frozenset({204, 205, 304})
+MAX_FACTS = 64
+
+
+class Exchange:
+    """One request as all three signals see it.
+
+    `obskit.current()` returns the open one. Times are integer nanoseconds of a monotonic clock except
+    `started_unix_ns`; use the properties for seconds. Reading is always safe; application code changes it only
+    through `name_route` and `obskit.bind`.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "carrier",
+        "client_address",
+        "closed",
+        "declared_request_bytes",
+        "declared_response_bytes",
+        "disconnected",
+        "ended_ns",
+        "exception",
+        "exception_handled",
+        "facts",
+        "first_byte_ns",
+        "http_route",
+        "http_version",
+        "last_byte_ns",
+        "level",
+        "method",
+        "method_original",
+        "otel_context",
+        "outcome",
+        "parent_span_id",
+        "pipeline",
+        "protocol",
+        "request_bytes",
+        "request_id",
+        "response_bytes",
+        "response_complete",
+        "response_started",
+        "sampled",
+        "scheme",
+        "server_address",
+        "server_port",
+        "server_sends_file",
+        "span",
+        "span_id",
+        "started_ns",
+        "started_unix_ns",
+        "status",
+        "trace_id",
+        "upload_cut",
+        "url_path",
+        "user_agent",
+    )
+
+    def __init__(self, protocol: str = "http", method: str = "GET", url_path: str = "/") -> None:
+        self.started_ns: int = perf_counter_ns()
+        self.started_unix_ns: int = time_ns()
+        self.protocol = protocol
+        self.method = method
+        self.method_original: str | None = None
+        self.url_path = url_path
+        self.scheme = "http"
+        self.http_version: str | None = None
+        self.server_address: str | None = None
+        self.server_port: int | None = None
+        self.client_address: str | None = None
+        self.user_agent: str | None = None
+        self.carrier: dict[str, str] | None = None
+        self.request_id: str = ""
+        self.declared_request_bytes: int | None = None
+
+        self.request_bytes = 0
+        self.upload_cut = False
+        self.disconnected = False
+        self.status: int | None = None
+        self.response_started = False
+        self.response_complete = False
+        self.declared_response_bytes: int | None = None
+        self.response_bytes = 0
+        self.server_sends_file = False
+        self.first_byte_ns: int | None = None
+        self.last_byte_ns: int | None = None
+        self.ended_ns: int | None = None
+
+        self.http_route: str | None = None
+        self.exception: BaseException | None = None
+        self.exception_handled = False
+        self.facts: dict[str, Any] | None = None
+
+        self.trace_id = ""
+        self.span_id = ""
+        self.parent_span_id: str | None = None
+        self.sampled = False
+        self.span: Any = None
+        self.otel_context: Any = None
+        self.pipeline: Any = None
+
+        self.outcome: Outcome | None = None
+        self.level = "info"
+        self.closed = False
+
+    def __repr__(self) -> str:
+        state = self.outcome.value if self.outcome else "open"
+        return f"<Exchange {self.method} {self.http_route or self.url_path} {self.status} {state}>"
+
+    def name_route(self, template: str) -> None:
+        """Name the route of this request, for applications without a router (a plain WSGI or ASGI callable).
+
+        `template` is a bounded name such as ``/orders/{id}``, never the raw path: it becomes a metric label.
+        A leading slash is added when missing; after the record has closed the call has no effect.
+        """
+        if not self.closed and template:
+            self.http_route = template if template[0] == "/" else "/" + template
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first request byte to the last response byte (to the end, if no byte was sent).
+
+        Raises ValueError while the exchange is open. Source: our own monotonic clock.
+        """
+        end = self.last_byte_ns or self.ended_ns
+        if end is None:
+            raise ValueError("the exchange is still open: its duration is known when it has closed")
+        return (end - self.started_ns) * 1e-9
+
+    @property
+    def time_to_first_byte(self) -> float | None:
+        """Seconds from the first request byte to the first response body byte; None if none was sent.
+
+        Source: our own monotonic clock; not in the OpenTelemetry semantic conventions.
+        """
+        return None if self.first_byte_ns is None else (self.first_byte_ns - self.started_ns) * 1e-9
+
+    @property
+    def error_type(self) -> str:
+        """The status code for 5xx, the exception's class for a response cut off by one, else empty.
+
+        Source: `error.type` of the OpenTelemetry HTTP semantic conventions.
+        """
+        if self.status is not None and self.status >= 500:
+            return str(self.status)
+        if self.exception is not None and self.outcome is not Outcome.COMPLETED:
+            return type(self.exception).__name__
+        return ""
+
+    def body_expected(self) -> bool:
+        """Whether the response to this request may carry a body at all (RFC 9110 §9.3.2, §6.4.1)."""
+        return self.method != "HEAD" and self.status not in BODILESS_STATUSES and (self.status or 200) >= 200
+
+    def judge(self) -> Outcome:
+        """Tell from the transport facts how the request ended. Pure: reads the record, writes nothing."""
+        if self.disconnected or self.upload_cut:
+            return Outcome.CLIENT_DISCONNECT
+        if self.exception is not None and not self.exception_handled:
+            return self._judge_exception(self.exception)
+        if not self.response_started:
+            return Outcome.NO_RESPONSE
+        if self.server_sends_file:
+            return Outcome.COMPLETED if self.response_complete else Outcome.UNKNOWN
+        if not self.response_complete:
+            return Outcome.TRUNCATED
+        declared = self.declared_response_bytes
+        if declared is not None and self.response_bytes < declared and self.body_expected():
+            return Outcome.TRUNCATED
+        return Outcome.RAISED if self._answered_500_for_an_exception() else Outcome.COMPLETED
+
+    def _judge_exception(self, exception: BaseException) -> Outcome:
+        # Only a cancellation or an exit of the worker is no Exception; neither is the application's failure.
+        if not isinstance(exception, Exception):
+            return Outcome.COMPLETED if self.response_complete else Outcome.CANCELLED
+        if not self.response_started:
+            return Outcome.RAISED
+        if not self.response_complete:
+            return Outcome.RAISED_AFTER_HEADERS
+        # The response is whole. A framework's outermost handler sends a 500 and re-raises: that exception ended
+        # the request. After any other whole response it was background work that failed.
+        return Outcome.RAISED if (self.status or 0) >= 500 else Outcome.COMPLETED
+
+    def _answered_500_for_an_exception(self) -> bool:
+        return self.exception is not None and self.exception_handled and (self.status or 0) >= 500
+
+    def severity(self) -> str:
+        """The canonical line's level: error for a 5xx or an exception, warning for a bad outcome, else info."""
+        failed = isinstance(self.exception, Exception) and not (
+            self.exception_handled and (self.status or 0) < 500
+        )
+        if failed and not self.disconnected:
+            return "error"
+        if self.status is not None and self.status >= 500:
+            return "error"
+        return "info" if self.outcome is Outcome.COMPLETED else "warning"

@@ -1,0 +1,238 @@
+"""The composition root: config, signals, pipeline, adapter, door. It alone knows everybody."""
+
+from __future__ import annotations
+
+import atexit
+import inspect
+import os
+import sys
+from importlib.metadata import PackageNotFoundError, distribution
+from threading import Lock
+from typing import Any
+
+from obskit import adapters
+from obskit.asgi import AsgiDoor
+from obskit.config import INTERFACES, Config
+from obskit.errors import InstallError
+from obskit.pipeline import Pipeline
+from obskit.redact import make_redactor
+from obskit.signals import capture, instrumentation
+from obskit.signals.exposition import Exposition
+from obskit.signals.logs import Logs
+from obskit.signals.metrics import Metrics
+from obskit.signals.provider import get_provider
+from obskit.signals.traces import Traces
+from obskit.wsgi import WsgiDoor
+
+_lock = Lock()
+_installed: list[Pipeline] = []
+_at_exit_set = False
+
+AT_EXIT_TIMEOUT_S = 2.0
+
+
+def install(
+    app: Any,
+    *,
+    service: str | None = None,
+    environment: str | None = None,
+    interface: str | None = None,
+    config: Config | None = None,
+    **options: Any,
+) -> Any:
+    """Give `app` structured logs, RED metrics and traces that agree, and return the app to serve.
+
+    The same object comes back for Flask, FastAPI and Starlette; for Django handlers and plain WSGI or ASGI
+    callables a callable through which the original's attributes stay reachable. A second call returns the app
+    unchanged. It may be called after the app has served requests; those before it are not recorded.
+
+    `service` and `environment` name what runs here; `interface` ("wsgi" or "asgi") decides for a callable that does
+    not show which it is; `config` replaces environment and defaults; `options` are the fields of `Config`.
+
+    Raises InstallError, saying what was seen and what to do, for an unknown option or a bad value, an object that
+    is no application, or another distribution that provides the package `obskit`.
+    """
+    _refuse_foreign_distribution()
+    with _lock:
+        settings = Config.load({"service": service, "environment": environment, **options}, config)
+        if interface is not None and interface not in INTERFACES:
+            raise InstallError(
+                f"option 'interface': saw {interface!r}, expected one of {', '.join(INTERFACES)}"
+            )
+        if isinstance(app, WsgiDoor | AsgiDoor):
+            return app
+        adapter: Any = adapters.find(app)
+        if adapter is not None and adapter.is_attached(app):
+            return adapter.attached(app) if hasattr(adapter, "attached") else app
+        spoken = adapter.interface(app) if adapter is not None else _interface(app, interface)
+        if interface is not None and interface != spoken:
+            raise InstallError(f"option 'interface': saw {interface!r}, but {_named(app)} speaks {spoken}")
+        pipeline, notice = _compose(app, adapter, settings)
+        if adapter is not None:
+            served = adapter.attach(app, pipeline)
+        elif spoken == "wsgi":
+            served = WsgiDoor(app, pipeline)
+        else:
+            served = _plain_asgi(app, pipeline)
+        _installed.append(pipeline)
+        _flush_at_exit()
+    pipeline.logs.emit("info", "obskit.installed", "obskit", {"interface": spoken, **notice})
+    return served
+
+
+def shutdown(timeout_s: float = 5.0) -> None:
+    """Flush and stop everything that `install` started, and undo its process-wide set-up. Idempotent.
+
+    Waits at most `timeout_s` seconds for the last spans to leave. Applications keep running, unrecorded by logs
+    and traces. Raises ValueError for a negative timeout.
+    """
+    if timeout_s < 0:
+        raise ValueError(f"timeout_s must not be negative, saw {timeout_s}")
+    with _lock:
+        going, _installed[:] = list(_installed), []
+    for pipeline in going:
+        pipeline.shutdown(timeout_s)
+    if going:
+        instrumentation.switch_off()
+
+
+def _compose(app: Any, adapter: Any, config: Config) -> tuple[Pipeline, dict[str, Any]]:
+    resource = _resource(app, adapter, config)
+    own_provider = adapter.own_tracer_provider(app) if hasattr(adapter, "own_tracer_provider") else None
+    is_secret = make_redactor(config.redact)
+    metrics = Metrics(config.max_series)
+    provider = get_provider(config, resource, own_provider)
+    provider.count_with(metrics.export, metrics.dropped)
+    traces = Traces(provider, is_secret)
+    logs = Logs(config, metrics, resource, is_secret)
+    pipeline = Pipeline(config, traces, metrics, logs, metrics)
+    pipeline.endpoints[config.metrics_path] = Exposition(config, metrics.registry)
+    framework = adapter.framework(app) if adapter is not None else "none"
+    metrics.describe_app(
+        resource["service.name"],
+        resource.get("service.version", ""),
+        resource.get("deployment.environment.name", ""),
+        framework,
+    )
+    switched_on: list[str] = []
+    if config.instrumentation:
+        switched_on, failed = instrumentation.switch_on(config.disabled_instrumentations, provider.provider)
+        for name, error in failed:
+            pipeline.failed(f"instrumentation.{name}", error)
+    if adapter is not None and adapter.serves(app, config.metrics_path):
+        logs.emit(
+            "warning",
+            "metrics_path.shadows_route",
+            "obskit",
+            {
+                "path": config.metrics_path,
+                "do": "choose another metrics_path: this one hides a route of the app",
+            },
+        )
+    notice: dict[str, Any] = {
+        "framework": framework,
+        "metrics_path": config.metrics_path,
+        "metrics_access": config.metrics_access,
+        "traces_exporter": provider.exporter,
+        "instrumentations": switched_on,
+    }
+    if provider.exporter == "none":
+        notice["traces_note"] = (
+            "spans give ids to logs and exemplars but go nowhere: set OTEL_EXPORTER_OTLP_ENDPOINT"
+        )
+    if capture.keeps_users_console():
+        notice["logging_note"] = (
+            "your console handler was kept; its records carry trace_id, span_id and request_id; "
+            "capture_logs='all' puts every line through obskit"
+        )
+    return pipeline, notice
+
+
+def _resource(app: Any, adapter: Any, config: Config) -> dict[str, str]:
+    """Resource attributes: our options, then OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES, then the app's name."""
+    given: dict[str, str] = {}
+    for pair in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
+        key, separator, value = pair.partition("=")
+        if separator:
+            given[key.strip()] = value.strip()
+    found: dict[str, str] = {}
+    service = config.service or os.environ.get("OTEL_SERVICE_NAME", "").strip() or given.get("service.name")
+    if not service and adapter is not None:
+        service = adapter.service_name(app)
+    found["service.name"] = service or "unknown_service"
+    version = config.service_version or given.get("service.version")
+    if version:
+        found["service.version"] = version
+    environment = (
+        config.environment or given.get("deployment.environment.name") or given.get("deployment.environment")
+    )
+    if environment:
+        found["deployment.environment.name"] = environment
+    return found
+
+
+def _plain_asgi(app: Any, pipeline: Pipeline) -> AsgiDoor:
+    if "starlette" not in sys.modules:
+        return AsgiDoor(app, pipeline)
+    # A Starlette router or application may sit somewhere inside: its scope names the route, and a FastAPI
+    # application must not open a second SERVER span.
+    from obskit.adapters.starlette import ScopeRoutes  # noqa: PLC0415
+
+    return AsgiDoor(app, pipeline, ScopeRoutes(), scope_defaults=(("fastapi.telemetry", None),))
+
+
+def _interface(app: Any, asked: str | None) -> str:
+    """Whether a plain callable speaks WSGI or ASGI, by what it takes."""
+    if not callable(app):
+        raise InstallError(
+            f"{_named(app)} is no application: expected a Flask, FastAPI or Starlette app, a Django handler, or a "
+            "WSGI or ASGI callable"
+        )
+    if asked is not None:
+        return asked
+    call = app if inspect.isroutine(app) or inspect.isclass(app) else type(app).__call__
+    if inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(call):
+        return "asgi"
+    try:
+        parameters = list(inspect.signature(app).parameters.values())
+    except (TypeError, ValueError):  # a builtin that does not tell what it takes
+        parameters = []
+    kinds = [p.kind for p in parameters if p.default is inspect.Parameter.empty]
+    required = sum(
+        k in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD) for k in kinds
+    )
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        if required == 3:
+            return "asgi"
+        if required == 2:
+            return "wsgi"
+    raise InstallError(
+        f"cannot tell WSGI from ASGI for {_named(app)}: pass interface='wsgi' or interface='asgi'"
+    )
+
+
+def _refuse_foreign_distribution() -> None:
+    """Another project owns the name `obskit` on the package index; both put files into the same folder."""
+    try:
+        foreign = distribution("obskit")
+    except PackageNotFoundError:
+        return
+    raise InstallError(
+        f"the distribution 'obskit' {foreign.version} is installed: it is another project that overwrites files of "
+        "obskit-web. Run: pip uninstall -y obskit obskit-web && pip install obskit-web"
+    )
+
+
+def _flush_at_exit() -> None:
+    global _at_exit_set
+    if not _at_exit_set:
+        _at_exit_set = True
+        atexit.register(lambda: shutdown(AT_EXIT_TIMEOUT_S))
+
+
+def _named(app: Any) -> str:
+    try:
+        text = repr(app)
+    except Exception:
+        text = f"<{type(app).__name__}>"
+    return text if len(text) <= 120 else text[:117] + "..."

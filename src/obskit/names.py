@@ -1,0 +1,170 @@
+"""Every name users, dashboards and alerts rely on: metrics with labels, unit and help; log keys; span attributes.
+
+Nothing else lives here and nothing here computes. HTTP names follow the OpenTelemetry semantic conventions
+(HTTP, 1.30 and later) in Prometheus form; names of our own start with ``obskit_``. See docs/signals.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+MetricKind = Literal["counter", "gauge", "histogram"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric family: its Prometheus name, kind, label names, help and, for a histogram, bucket bounds."""
+
+    name: str
+    kind: MetricKind
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+# Semantic conventions' advice for http.server.request.duration, in seconds. Written as floats so that `le` is
+# "1.0" and not "1": Prometheus 3 renames integer bounds, and a renamed series is a hole in every dashboard.
+DURATION_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+SIZE_BUCKETS: Final = (128.0, 1024.0, 8192.0, 65536.0, 524288.0, 4194304.0, 33554432.0, 268435456.0)
+
+HTTP_METHODS: Final = frozenset(
+    {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"}
+)
+OTHER_METHOD: Final = "_OTHER"
+UNMATCHED_ROUTE: Final = "unmatched"
+OVERFLOW: Final = "other"
+
+REQUEST_DURATION: Final = Metric(
+    "http_server_request_duration_seconds",
+    "histogram",
+    "Seconds from the first byte of a request to the last byte of its response.",
+    ("http_request_method", "http_route", "http_response_status_code", "error_type"),
+    DURATION_BUCKETS,
+)
+TIME_TO_FIRST_BYTE: Final = Metric(
+    "http_server_time_to_first_byte_seconds",
+    "histogram",
+    "Seconds from the first byte of a request to the first byte of its response body.",
+    ("http_request_method", "http_route"),
+    DURATION_BUCKETS,
+)
+REQUEST_BODY_SIZE: Final = Metric(
+    "http_server_request_body_size_bytes",
+    "histogram",
+    "Bytes of request body that reached the application.",
+    ("http_request_method", "http_route"),
+    SIZE_BUCKETS,
+)
+RESPONSE_BODY_SIZE: Final = Metric(
+    "http_server_response_body_size_bytes",
+    "histogram",
+    "Bytes of response body that the application handed to the server.",
+    ("http_request_method", "http_route"),
+    SIZE_BUCKETS,
+)
+ACTIVE_REQUESTS: Final = Metric(
+    "http_server_active_requests", "gauge", "Requests in flight now.", ("http_request_method",)
+)
+OUTCOMES: Final = Metric(
+    "obskit_http_server_outcomes_total",
+    "counter",
+    "Requests and WebSocket connections by how they really ended, whatever their status said.",
+    ("http_route", "outcome"),
+)
+EXCEPTIONS: Final = Metric(
+    "obskit_exceptions_total",
+    "counter",
+    "Exceptions that ended a request or its background work; handled says whether the client still got an answer.",
+    ("http_route", "exception_type", "handled"),
+)
+LOG_RECORDS: Final = Metric("obskit_log_records_total", "counter", "Log lines written, by level.", ("level",))
+TELEMETRY_EXPORTS: Final = Metric(
+    "obskit_telemetry_exports_total",
+    "counter",
+    "Export calls of each signal, by outcome (success or failure).",
+    ("signal", "outcome"),
+)
+TELEMETRY_DROPPED: Final = Metric(
+    "obskit_telemetry_dropped_total",
+    "counter",
+    "Log lines and spans that were lost, by reason.",
+    ("signal", "reason"),
+)
+INTERNAL_ERRORS: Final = Metric(
+    "obskit_internal_errors_total",
+    "counter",
+    "Errors of obskit itself that were kept from the application, by stage.",
+    ("stage",),
+)
+APP_INFO: Final = Metric(
+    "obskit_app_info",
+    "gauge",
+    "Always 1; its labels say what runs here.",
+    (
+        "service_name",
+        "service_version",
+        "deployment_environment",
+        "framework",
+        "obskit_version",
+        "python_version",
+    ),
+)
+METRIC_SERIES: Final = Metric("obskit_metric_series", "gauge", "Label sets in use, by metric.", ("metric",))
+METRIC_SERIES_LIMIT: Final = Metric(
+    "obskit_metric_series_limit",
+    "gauge",
+    "Label sets a metric may have before new ones are counted under 'other'.",
+    ("metric",),
+)
+
+METRICS: Final[tuple[Metric, ...]] = tuple(
+    value for value in list(globals().values()) if isinstance(value, Metric)
+)
+
+# The canonical line: event and keys, in the order they are written.
+CANONICAL_EVENT: Final = "http.request"
+CANONICAL_KEYS: Final[dict[str, str]] = {
+    "timestamp": "RFC 3339 UTC time at which the line was written, microseconds",
+    "level": "error for a 5xx or an exception, warning for any outcome but completed, else info",
+    "event": "always http.request",
+    "logger": "always obskit.http",
+    "service_name": "resource attribute service.name",
+    "service_version": "resource attribute service.version",
+    "deployment_environment": "resource attribute deployment.environment.name",
+    "trace_id": "32 hex digits (W3C Trace Context)",
+    "span_id": "16 hex digits of this request's SERVER span",
+    "request_id": "a well-formed X-Request-ID, else the trace id",
+    "http_request_method": "a known method, else _OTHER",
+    "http_route": "the framework's template, 'unmatched' if no route matched",
+    "url_path": "decoded path, without query",
+    "http_response_status_code": "status sent; null when none was",
+    "outcome": "how the request really ended",
+    "duration_s": "seconds to the last byte",
+    "ttfb_s": "seconds to the first body byte; null when none was sent",
+    "request_bytes": "bytes of request body that reached the application",
+    "response_bytes": "bytes of response body handed to the server; null when the server sends a file itself",
+    "client_address": "address of the peer as the server gives it; null when unknown",
+    "user_agent": "User-Agent; null when absent",
+    "worker_pid": "process id of the worker",
+    "exception": "type, message and frames of the exception that ended the request; absent without one",
+}
+
+# Span attributes: OpenTelemetry HTTP semantic conventions (stable), ours under obskit.
+ATTR_METHOD: Final = "http.request.method"
+ATTR_METHOD_ORIGINAL: Final = "http.request.method_original"
+ATTR_ROUTE: Final = "http.route"
+ATTR_STATUS: Final = "http.response.status_code"
+ATTR_ERROR_TYPE: Final = "error.type"
+ATTR_URL_PATH: Final = "url.path"
+ATTR_URL_SCHEME: Final = "url.scheme"
+ATTR_PROTOCOL_VERSION: Final = "network.protocol.version"
+ATTR_SERVER_ADDRESS: Final = "server.address"
+ATTR_SERVER_PORT: Final = "server.port"
+ATTR_CLIENT_ADDRESS: Final = "client.address"
+ATTR_USER_AGENT: Final = "user_agent.original"
+ATTR_REQUEST_SIZE: Final = "http.request.body.size"
+ATTR_RESPONSE_SIZE: Final = "http.response.body.size"
+ATTR_OUTCOME: Final = "obskit.outcome"
+ATTR_REQUEST_ID: Final = "obskit.request_id"
+ATTR_FACT_PREFIX: Final = "obskit.fact."

@@ -1,0 +1,240 @@
+"""open → close → report: the only place that guards the application against our own failures.
+
+The pipeline knows neither framework nor signal library. It is handed its signals and endpoints by `install` and
+calls them in a fixed order: on open traces come first, because they give the ids; on close they come last, so that
+a span of a failed report still carries what the others saw.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import weakref
+from collections.abc import Callable, Mapping
+from threading import Lock
+from time import monotonic, perf_counter_ns
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from obskit.context import _current
+from obskit.exchange import Exchange, Outcome
+from obskit.names import UNMATCHED_ROUTE
+
+if TYPE_CHECKING:
+    from contextvars import Token
+
+    from obskit.config import Config
+
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class Signal(Protocol):
+    """A view of the record. `opened` and `closed` may raise: the pipeline counts it and goes on."""
+
+    name: str
+
+    def begin(self) -> None: ...
+    def opened(self, exchange: Exchange) -> None: ...
+    def closed(self, exchange: Exchange) -> None: ...
+    def flush(self, timeout_s: float) -> None: ...
+    def shutdown(self, timeout_s: float) -> None: ...
+
+
+class ContextSignal(Signal, Protocol):
+    """The signal that also keeps a context of its own around application code (traces)."""
+
+    carrier_headers: frozenset[str]
+
+    def enter(self, exchange: Exchange) -> Any: ...
+    def leave(self, token: Any) -> None: ...
+
+
+class LogSignal(Signal, Protocol):
+    """The signal that also writes single lines (logs)."""
+
+    def emit(
+        self,
+        level: str,
+        event: str,
+        logger: str,
+        fields: Mapping[str, Any],
+        error: BaseException | None = None,
+    ) -> None: ...
+    def tell(self, stage: str, error: BaseException) -> None: ...
+
+
+class Reporter(Protocol):
+    """Where our own losses and errors are counted and, at a bounded rate, told."""
+
+    def internal_error(self, stage: str) -> None: ...
+    def dropped(self, signal: str, reason: str) -> None: ...
+
+
+class Answer(NamedTuple):
+    """What an endpoint of ours answers: status, headers and the whole body."""
+
+    status: int
+    reason: str
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+# (method, lower-case header name → value, peer address or None) → Answer
+Endpoint = Callable[[str, Mapping[str, str], "str | None"], Answer]
+Entered = tuple["Token[Exchange | None]", Any]
+
+_TELL_EVERY_S = 60.0
+
+
+class Pipeline:
+    """One install: its config, its signals in order, and the endpoints answered before the application."""
+
+    def __init__(
+        self,
+        config: Config,
+        traces: ContextSignal,
+        metrics: Signal,
+        logs: LogSignal,
+        reporter: Reporter,
+        endpoints: Mapping[str, Endpoint] | None = None,
+    ) -> None:
+        self.config = config
+        self.endpoints: dict[str, Endpoint] = dict(endpoints or {})
+        self.excluded = frozenset(config.exclude)
+        self.carrier_headers = traces.carrier_headers
+        self.echo_request_id = config.echo_request_id
+        self.logs = logs
+        self._traces = traces
+        self._signals: tuple[Signal, ...] = (traces, metrics, logs)
+        self._openers = tuple((f"{s.name}.open", s.opened) for s in (traces, metrics))
+        self._closers = tuple((f"{s.name}.close", s.closed) for s in (metrics, logs, traces))
+        self._reporter = reporter
+        self._told: dict[str, float] = {}
+        self._begun = False
+        self._begin_lock = Lock()
+        if hasattr(os, "register_at_fork"):
+            child = weakref.WeakMethod(self._after_fork)
+            os.register_at_fork(after_in_child=lambda: (reset := child()) and reset())
+
+    def _after_fork(self) -> None:
+        self._begun = False
+        self._begin_lock = Lock()
+
+    def begin(self) -> None:
+        """Start what must run in the process that serves (exporters): at the first request or lifespan startup."""
+        with self._begin_lock:
+            if self._begun:
+                return
+            self._begun = True
+            for signal in self._signals:
+                try:
+                    signal.begin()
+                except Exception as error:
+                    self.failed(f"{signal.name}.begin", error)
+
+    def open(self, exchange: Exchange, request_id: str | None) -> None:
+        """Begin the record: ids, span, in-flight gauge. Never raises."""
+        exchange.pipeline = self
+        if not self._begun:
+            self.begin()
+        for stage, opened in self._openers:
+            try:
+                opened(exchange)
+            except Exception as error:
+                self.failed(stage, error)
+        if request_id is not None and _REQUEST_ID.fullmatch(request_id):
+            exchange.request_id = request_id
+        else:
+            exchange.request_id = exchange.trace_id
+
+    def enter(self, exchange: Exchange) -> Entered:
+        """Make the exchange current for application code; give the result to `leave` in the same context."""
+        token = _current.set(exchange)
+        try:
+            return token, self._traces.enter(exchange)
+        except Exception as error:
+            self.failed("traces.enter", error)
+            return token, None
+
+    def leave(self, entered: Entered) -> None:
+        """Undo `enter`. Never raises: a generator closed from elsewhere leaves in a context it never entered."""
+        token, trace_token = entered
+        try:
+            _current.reset(token)
+        except ValueError:
+            return  # another context: nothing of ours is current in it, so there is nothing to undo
+        if trace_token is not None:
+            try:
+                self._traces.leave(trace_token)
+            except Exception as error:
+                self.failed("traces.leave", error)
+
+    def close(self, exchange: Exchange) -> None:
+        """Judge the record once and show it to every signal. Never raises; a second call does nothing."""
+        if exchange.closed:
+            return
+        try:
+            exchange.ended_ns = perf_counter_ns()
+            outcome = exchange.outcome or exchange.judge()
+            if not exchange.response_started and outcome in (Outcome.RAISED, Outcome.NO_RESPONSE):
+                exchange.status = 500  # what every server answers for an application that gave no answer
+            elif not exchange.response_started:
+                exchange.status = None
+            if exchange.http_route is None:
+                exchange.http_route = UNMATCHED_ROUTE
+            exchange.outcome = outcome
+            exchange.level = exchange.severity()
+        except Exception as error:
+            exchange.outcome = exchange.outcome or Outcome.UNKNOWN
+            self.failed("close", error)
+        for stage, closed in self._closers:
+            try:
+                closed(exchange)
+            except Exception as error:
+                self.failed(stage, error)
+        exchange.closed = True
+        exchange.exception = None  # its traceback holds our frames, which hold the exchange: break the cycle
+
+    def answer(
+        self, endpoint: Endpoint, method: str, headers: Mapping[str, str], client: str | None
+    ) -> Answer:
+        """Ask an endpoint of ours; a 503 if it fails. Never raises."""
+        try:
+            return endpoint(method, headers, client)
+        except Exception as error:
+            self.failed("endpoint", error)
+            return Answer(503, "Service Unavailable", [("Content-Type", "text/plain; charset=utf-8")], b"")
+
+    def failed(self, stage: str, error: BaseException) -> None:
+        """Count an error of our own and tell it at most once a minute per stage. Never raises."""
+        try:
+            self._reporter.internal_error(stage)
+            now = monotonic()
+            last = self._told.get(stage)
+            if last is None or now - last >= _TELL_EVERY_S:
+                self._told[stage] = now
+                self.logs.tell(stage, error)
+        except Exception:
+            return  # nothing is left that could count or tell this; the application goes on
+
+    def dropped(self, signal: str, reason: str) -> None:
+        """Count telemetry that was lost. Never raises."""
+        try:
+            self._reporter.dropped(signal, reason)
+        except Exception as error:
+            self.failed("dropped", error)
+
+    def flush(self, timeout_s: float) -> None:
+        """Push out what is buffered, giving up after `timeout_s` seconds per signal. Never raises."""
+        for signal in self._signals:
+            try:
+                signal.flush(timeout_s)
+            except Exception as error:
+                self.failed(f"{signal.name}.flush", error)
+
+    def shutdown(self, timeout_s: float) -> None:
+        """Flush and stop everything this install started, within `timeout_s` seconds per signal. Never raises."""
+        for signal in self._signals:
+            try:
+                signal.shutdown(timeout_s)
+            except Exception as error:
+                self.failed(f"{signal.name}.shutdown", error)

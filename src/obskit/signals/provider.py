@@ -1,0 +1,222 @@
+"""The process-wide tracer provider: the user's is kept, ours is made once and can be undone.
+
+An exporter (a thread and a socket) comes to be in `begin`, which the pipeline calls in the process that serves:
+never before a fork.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from threading import Lock, Thread
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+from obskit.config import Config
+from obskit.errors import InstallError
+
+CountExport = Callable[[str, str], None]
+CountDropped = Callable[[str, str, int], None]
+
+_shared_lock = Lock()
+_shared: ProviderHandle | None = None
+
+
+class ProviderHandle:
+    """One tracer provider and what obskit added to it."""
+
+    def __init__(
+        self, provider: Any, *, ours: bool, make_exporter: Callable[[], SpanExporter] | None, exporter: str
+    ) -> None:
+        self.provider = provider
+        self.ours = ours
+        self.exporter = exporter
+        self.users = 1
+        self._make_exporter = make_exporter
+        self._processor: BatchSpanProcessor | None = None
+        self._lock = Lock()
+        self._counts: list[tuple[CountExport, CountDropped]] = []
+
+    def count_with(self, export: CountExport, dropped: CountDropped) -> None:
+        """Report export calls and lost spans to these."""
+        self._counts.append((export, dropped))
+
+    def begin(self) -> None:
+        """Create exporter and batch thread, once, in the serving process."""
+        with self._lock:
+            if self._processor is not None or self._make_exporter is None:
+                return
+            exporter = _CountingExporter(self._make_exporter(), self._counts)
+            self._processor = BatchSpanProcessor(exporter)
+            self.provider.add_span_processor(self._processor)
+
+    def flush(self, timeout_s: float) -> None:
+        """Export what is queued; give up after `timeout_s` seconds."""
+        if self._processor is not None:
+            _bounded(self._processor.force_flush, timeout_s)
+        elif not self.ours and hasattr(self.provider, "force_flush"):
+            _bounded(self.provider.force_flush, timeout_s)
+
+    def shutdown(self, timeout_s: float) -> None:
+        """Flush and, when the last install using it goes, stop what obskit added."""
+        global _shared
+        with _shared_lock:
+            self.users -= 1
+            last = self.users <= 0
+            if last and _shared is self:
+                _shared = None
+        if not last:
+            self.flush(timeout_s)
+            return
+        if self._processor is not None:
+            processor, self._processor = self._processor, None
+            _bounded(processor.shutdown, timeout_s)
+        if self.ours:
+            _forget_global(self.provider)
+
+
+def get_provider(config: Config, resource: dict[str, str], own: Any = None) -> ProviderHandle:
+    """The provider of this process: the one given, else the user's global one, else ours (shared by all installs).
+
+    Raises InstallError when an exporter is asked for whose package is not installed.
+    """
+    global _shared
+    with _shared_lock:
+        existing = own if own is not None else _user_provider()
+        if existing is not None and (_shared is None or existing is not _shared.provider):
+            # Theirs is kept. Their exporters come with it; only an endpoint named to us is added.
+            asked = config.otlp_endpoint is not None and hasattr(existing, "add_span_processor")
+            make, told = _exporter(config) if asked else (None, "yours")
+            return ProviderHandle(existing, ours=False, make_exporter=make, exporter=told)
+        if _shared is not None:
+            _shared.users += 1
+            return _shared
+        make, told = _exporter(config)
+        # atexit is ours to handle, with a bound: the SDK's own hook waits up to 30 s for a collector that is away.
+        provider = TracerProvider(resource=Resource.create(dict(resource)), shutdown_on_exit=False)
+        trace.set_tracer_provider(provider)
+        _shared = ProviderHandle(provider, ours=True, make_exporter=make, exporter=told)
+        return _shared
+
+
+def _user_provider() -> Any:
+    provider = trace.get_tracer_provider()
+    return None if isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider) else provider
+
+
+def _forget_global(provider: TracerProvider) -> None:
+    # OpenTelemetry's API offers no way back, so that nobody undoes it by accident; this is on purpose and only
+    # ever undoes what obskit itself set.
+    if getattr(trace, "_TRACER_PROVIDER", None) is provider:
+        trace._TRACER_PROVIDER = None
+        trace._TRACER_PROVIDER_SET_ONCE = type(trace._TRACER_PROVIDER_SET_ONCE)()
+
+
+def _exporter(config: Config) -> tuple[Callable[[], SpanExporter] | None, str]:
+    """How to make the exporter that options and OTEL variables ask for, and what to tell of it at start."""
+    env = os.environ
+    if env.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return None, "disabled"
+    named = env.get("OTEL_TRACES_EXPORTER", "").strip().lower()
+    endpoint = (
+        config.otlp_endpoint
+        or env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+        or env.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    )
+    if config.otlp_endpoint is None and (named == "none" or (not endpoint and named != "otlp")):
+        return None, "none"
+    protocol = (
+        config.otlp_protocol
+        or env.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
+        or env.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+        or "http/protobuf"
+    )
+    if protocol == "grpc":
+        return _grpc(config), "otlp/grpc"
+    if protocol == "http/protobuf":
+        return _http(config), "otlp/http"
+    raise InstallError(
+        f"environment variable OTEL_EXPORTER_OTLP_PROTOCOL: saw {protocol!r}, expected http/protobuf or grpc"
+    )
+
+
+def _http(config: Config) -> Callable[[], SpanExporter]:
+    def make() -> SpanExporter:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+
+        if config.otlp_endpoint is None:
+            return OTLPSpanExporter()  # reads the OTEL_EXPORTER_OTLP_* variables itself
+        base = config.otlp_endpoint.rstrip("/")
+        return OTLPSpanExporter(endpoint=base if base.endswith("/v1/traces") else f"{base}/v1/traces")
+
+    return make
+
+
+def _grpc(config: Config) -> Callable[[], SpanExporter]:
+    try:
+        import opentelemetry.exporter.otlp.proto.grpc.trace_exporter as grpc_exporter  # noqa: PLC0415
+    except ImportError as error:
+        raise InstallError(
+            "OTLP over gRPC needs the extra: pip install 'obskit-web[otlp-grpc]' "
+            f"(or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf); import failed with: {error}"
+        ) from error
+    return lambda: grpc_exporter.OTLPSpanExporter(endpoint=config.otlp_endpoint)
+
+
+class _CountingExporter(SpanExporter):
+    """Passes batches on and counts what became of them: nothing is dropped uncounted."""
+
+    def __init__(self, exporter: SpanExporter, counts: list[tuple[CountExport, CountDropped]]) -> None:
+        self._exporter = exporter
+        self._counts = counts
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        try:
+            result = self._exporter.export(spans)
+        except Exception:
+            self._count(SpanExportResult.FAILURE, len(spans))
+            raise
+        self._count(result, len(spans))
+        return result
+
+    def _count(self, result: SpanExportResult, spans: int) -> None:
+        # The provider is shared by all installs of the process, and so is what became of its batches: one of
+        # them reports it, or sums over installs would count twice.
+        for export, dropped in self._counts[:1]:
+            if result is SpanExportResult.SUCCESS:
+                export("traces", "success")
+            else:
+                export("traces", "failure")
+                dropped("traces", "export_failed", spans)
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._exporter.force_flush(timeout_millis)
+
+
+def _bounded(call: Callable[[], Any], timeout_s: float) -> None:
+    """Run `call` for at most `timeout_s` seconds: exporters wait for a collector that is away far longer."""
+    failure: list[Exception] = []
+
+    def run() -> None:
+        try:
+            call()
+        except Exception as error:
+            failure.append(error)
+
+    thread = Thread(target=run, name="obskit-flush", daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    if thread.is_alive():
+        logging.getLogger("obskit").warning(
+            "telemetry.flush_timeout", extra={"signal": "traces", "timeout_s": timeout_s}
+        )
+    elif failure:
+        raise failure[0]

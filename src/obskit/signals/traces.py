@@ -1,0 +1,149 @@
+"""The traces view: one SERVER span per exchange, by the OpenTelemetry SDK and its semantic conventions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from opentelemetry import context as otel_context
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import SpanKind, Status, StatusCode
+
+from obskit import names
+from obskit.exchange import Exchange
+from obskit.redact import REDACTED
+from obskit.signals import provider as providers
+from obskit.version import __version__
+
+_SERVER_ERROR = Status(StatusCode.ERROR)
+_IDS = trace.NonRecordingSpan  # what the API gives when the SDK is disabled
+
+
+class Traces:
+    """A pipeline signal with a context of its own."""
+
+    name = "traces"
+
+    def __init__(self, provider: providers.ProviderHandle, is_secret: Callable[[str], bool]) -> None:
+        self._provider = provider
+        self._is_secret = is_secret
+        self._tracer = provider.provider.get_tracer("obskit", __version__)
+        self._new_ids = _id_generator(provider.provider)
+        # The propagator decides which headers carry context (OTEL_PROPAGATORS); a request without any is a root.
+        self.carrier_headers = frozenset(name.lower() for name in propagate.get_global_textmap().fields)
+
+    def begin(self) -> None:
+        self._provider.begin()
+
+    def opened(self, exchange: Exchange) -> None:
+        carrier = exchange.carrier
+        # Always from an empty context: whatever an earlier request left in this thread is no parent of this one.
+        parent = Context() if carrier is None else propagate.extract(carrier, context=Context())
+        attributes: dict[str, Any] = {
+            names.ATTR_METHOD: exchange.method,
+            names.ATTR_URL_PATH: exchange.url_path[:MAX_ATTRIBUTE],
+            names.ATTR_URL_SCHEME: exchange.scheme,
+        }
+        if exchange.method_original is not None:
+            attributes[names.ATTR_METHOD_ORIGINAL] = exchange.method_original
+        for key, value in (
+            (names.ATTR_PROTOCOL_VERSION, exchange.http_version),
+            (names.ATTR_SERVER_ADDRESS, exchange.server_address),
+            (names.ATTR_SERVER_PORT, exchange.server_port),
+            (names.ATTR_CLIENT_ADDRESS, exchange.client_address),
+            (names.ATTR_USER_AGENT, exchange.user_agent and exchange.user_agent[:MAX_ATTRIBUTE]),
+        ):
+            if value is not None:
+                attributes[key] = value
+        span = self._tracer.start_span(
+            _span_method(exchange),
+            parent,
+            SpanKind.SERVER,
+            attributes,
+            start_time=exchange.started_unix_ns,
+            record_exception=False,
+            set_status_on_exception=False,
+        )
+        ids = span.get_span_context()
+        if ids.is_valid:
+            exchange.trace_id = f"{ids.trace_id:032x}"
+            exchange.span_id = f"{ids.span_id:016x}"
+            exchange.sampled = ids.trace_flags.sampled
+        else:
+            # OTEL_SDK_DISABLED: no spans, but log lines of one request still need to find each other.
+            exchange.trace_id, exchange.span_id = self._new_ids()
+        before = trace.get_current_span(parent).get_span_context()
+        if before.is_valid:
+            exchange.parent_span_id = f"{before.span_id:016x}"
+        exchange.span = span
+        exchange.otel_context = trace.set_span_in_context(span, parent)
+
+    def enter(self, exchange: Exchange) -> Any:
+        context = exchange.otel_context
+        return None if context is None else otel_context.attach(context)
+
+    def leave(self, token: Any) -> None:
+        otel_context.detach(token)
+
+    def closed(self, exchange: Exchange) -> None:
+        span = exchange.span
+        if span is None:
+            return
+        exchange.span = exchange.otel_context = None
+        if not span.is_recording():
+            return
+        attributes: dict[str, Any] = {
+            names.ATTR_OUTCOME: str(exchange.outcome),
+            names.ATTR_REQUEST_ID: exchange.request_id,
+        }
+        route = exchange.http_route
+        if route is not None and route != names.UNMATCHED_ROUTE:
+            span.update_name(f"{_span_method(exchange)} {route}")
+            attributes[names.ATTR_ROUTE] = route
+        if exchange.status is not None:
+            attributes[names.ATTR_STATUS] = exchange.status
+        error_type = exchange.error_type
+        if error_type:
+            attributes[names.ATTR_ERROR_TYPE] = error_type
+        if exchange.request_bytes:
+            attributes[names.ATTR_REQUEST_SIZE] = exchange.request_bytes
+        if exchange.response_bytes:
+            attributes[names.ATTR_RESPONSE_SIZE] = exchange.response_bytes
+        for key, value in (exchange.facts or {}).items():
+            attributes[names.ATTR_FACT_PREFIX + key] = REDACTED if self._is_secret(key) else _attribute(value)
+        span.set_attributes(attributes)
+        exception = exchange.exception
+        if isinstance(exception, Exception):
+            span.record_exception(exception)
+        if exchange.level == "error":
+            span.set_status(_SERVER_ERROR)
+        span.end(exchange.started_unix_ns + round(exchange.duration * 1e9))
+
+    def flush(self, timeout_s: float) -> None:
+        self._provider.flush(timeout_s)
+
+    def shutdown(self, timeout_s: float) -> None:
+        self._provider.shutdown(timeout_s)
+
+
+MAX_ATTRIBUTE = 2048
+
+
+def _span_method(exchange: Exchange) -> str:
+    # Semantic conventions: an unknown method must not become a span name.
+    return "HTTP" if exchange.method == names.OTHER_METHOD else exchange.method
+
+
+def _attribute(value: Any) -> Any:
+    if isinstance(value, bool | int | float):
+        return value
+    return str(value)[:MAX_ATTRIBUTE]
+
+
+def _id_generator(provider: Any) -> Callable[[], tuple[str, str]]:
+    from opentelemetry.sdk.trace.id_generator import RandomIdGenerator  # noqa: PLC0415
+
+    generator = provider.id_generator if isinstance(provider, TracerProvider) else RandomIdGenerator()
+    return lambda: (f"{generator.generate_trace_id():032x}", f"{generator.generate_span_id():016x}")

@@ -1,0 +1,405 @@
+"""The WSGI door: fills an Exchange with what passes between server and application, and does only that.
+
+The record stays open until the server has closed the response (PEP 3333): a stream's duration runs to its last
+byte, and a server that closes early says that the client has left. `MARK` in the environ keeps a nested install
+from recording twice.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from time import perf_counter_ns
+from typing import Any
+
+from obskit.exchange import Exchange, Outcome
+from obskit.names import HTTP_METHODS, OTHER_METHOD
+from obskit.pipeline import Pipeline
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Callable[[bytes], Any]]
+WsgiApp = Callable[[Environ, StartResponse], Iterable[bytes]]
+RouteOf = Callable[[Environ], str | None]
+
+MARK = "obskit.exchange"
+
+
+class WsgiDoor:
+    """Wraps a WSGI application; attributes of the application stay reachable through it."""
+
+    def __init__(self, app: WsgiApp, pipeline: Pipeline, route_of: RouteOf | None = None) -> None:
+        """`route_of` is asked while the application's own context is still there: when it starts its response."""
+        self.app = app
+        self.pipeline = pipeline
+        self.route_of = route_of
+        self._carrier_keys = tuple(
+            (name, "HTTP_" + name.upper().replace("-", "_")) for name in sorted(pipeline.carrier_headers)
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["app"], name)
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        pipeline = self.pipeline
+        exchange: Exchange | None = environ.get(MARK)
+        if exchange is not None and not exchange.closed:
+            return self.app(environ, self._routing(exchange, environ, start_response))
+        endpoint = pipeline.endpoints.get(environ.get("PATH_INFO", ""))
+        if endpoint is not None:
+            answer = pipeline.answer(
+                endpoint, environ.get("REQUEST_METHOD", "GET"), _headers(environ), environ.get("REMOTE_ADDR")
+            )
+            start_response(f"{answer.status} {answer.reason}", answer.headers)
+            return [answer.body]
+        exchange = self._open(environ)
+        if exchange is None:
+            return self.app(environ, start_response)
+        call = _Call(self, exchange, environ, start_response)
+        entered = pipeline.enter(exchange)
+        try:
+            body = self.app(environ, call.start_response)
+        except BaseException as error:
+            exchange.exception = error
+            call.find_route()
+            pipeline.leave(entered)
+            call.finish()
+            raise
+        pipeline.leave(entered)
+        try:
+            return call.observed(body)
+        except Exception as error:
+            pipeline.failed("wsgi.body", error)
+            exchange.outcome = Outcome.UNKNOWN
+            call.finish()
+            return body
+
+    def _open(self, environ: Environ) -> Exchange | None:
+        pipeline = self.pipeline
+        try:
+            exchange, request_id = _read_environ(environ, self._carrier_keys)
+            if exchange.url_path in pipeline.excluded:
+                return None
+            _observe_input(environ, exchange)
+        except Exception as error:
+            pipeline.failed("wsgi.open", error)
+            return None
+        pipeline.open(exchange, request_id)
+        environ[MARK] = exchange
+        return exchange
+
+    def _routing(self, exchange: Exchange, environ: Environ, start_response: StartResponse) -> StartResponse:
+        """A start_response for an application inside one that records already: it only names the route."""
+        call = _Call(self, exchange, environ, start_response)
+
+        def start(*args: Any, **kwargs: Any) -> Callable[[bytes], Any]:
+            call.find_route()
+            return start_response(*args, **kwargs)
+
+        return start
+
+
+class _Call:
+    """One request on its way through the door."""
+
+    __slots__ = ("_door", "_environ", "_start_response", "exchange", "pipeline", "started")
+
+    def __init__(
+        self, door: WsgiDoor, exchange: Exchange, environ: Environ, start_response: StartResponse
+    ) -> None:
+        self._door = door
+        self._environ = environ
+        self._start_response = start_response
+        self.exchange = exchange
+        self.pipeline = door.pipeline
+        self.started = False
+
+    def start_response(self, status: str, headers: Any, *exc_info: Any) -> Callable[[bytes], Any]:
+        try:
+            self._note_start(status, headers)
+            if self.pipeline.echo_request_id:
+                headers = [*headers, ("X-Request-ID", self.exchange.request_id)]
+        except Exception as error:
+            self.pipeline.failed("wsgi.start_response", error)
+        write = self._start_response(status, headers, *exc_info)
+
+        def counting_write(data: bytes) -> Any:
+            result = write(data)
+            self.sent(len(data))
+            return result
+
+        return counting_write
+
+    def _note_start(self, status: str, headers: Any) -> None:
+        self.started = True
+        exchange = self.exchange
+        exchange.status = int(status[:3])
+        exchange.declared_response_bytes = None
+        for name, value in headers:
+            if len(name) == 14 and name.lower() == "content-length":
+                exchange.declared_response_bytes = _length(value)
+                break
+        self.find_route()
+
+    def find_route(self) -> None:
+        door = self._door
+        if door.route_of is not None and self.exchange.http_route is None:
+            try:
+                self.exchange.http_route = door.route_of(self._environ)
+            except Exception as error:
+                self.pipeline.failed("adapter.route", error)
+
+    def sent(self, size: int) -> None:
+        """Note `size` bytes handed to the server. The first ones take the headers with them."""
+        exchange = self.exchange
+        if size:
+            exchange.response_started = True
+            if exchange.method != "HEAD":
+                exchange.response_bytes += size
+                if exchange.first_byte_ns is None:
+                    exchange.first_byte_ns = perf_counter_ns()
+
+    def exhausted(self) -> None:
+        """The application has given its last byte; headers go out now if no byte did."""
+        exchange = self.exchange
+        exchange.last_byte_ns = perf_counter_ns()
+        exchange.response_started = exchange.response_complete = self.started or exchange.response_started
+
+    def closed_early(self) -> None:
+        """The server closed the body before its end. Tell a departed client from a server that needs no more."""
+        exchange = self.exchange
+        error = sys.exc_info()[1]
+        declared = exchange.declared_response_bytes
+        all_sent = declared is not None and exchange.response_bytes >= declared
+        if error is not None:
+            if isinstance(error, Exception):
+                exchange.disconnected = True
+            else:
+                exchange.outcome = Outcome.CANCELLED
+        elif all_sent or (self.started and not exchange.body_expected()):
+            self.exhausted()
+        else:
+            exchange.disconnected = True
+
+    def finish(self) -> None:
+        self.pipeline.close(self.exchange)
+
+    def observed(self, body: Iterable[bytes]) -> Iterable[bytes]:
+        """The body to hand to the server: it looks like the application's own and tells us how it went."""
+        wrapper = self._environ.get("wsgi.file_wrapper")
+        if isinstance(wrapper, type) and isinstance(body, wrapper):
+            return self._observed_file(body)
+        return (_SizedBody if hasattr(body, "__len__") else _Body)(self, body)
+
+    def _observed_file(self, body: Any) -> Iterable[bytes]:
+        # The server recognises its own file wrapper by type and sends the file itself (sendfile): hand back the
+        # very same object, and learn of the end from its close().
+        exchange = self.exchange
+        exchange.server_sends_file = True
+        exchange.response_bytes = exchange.declared_response_bytes or 0
+        app_close = getattr(body, "close", None)
+
+        def close() -> None:
+            try:
+                error = sys.exc_info()[1]
+                # waitress closes its file buffer without an exception; what was not sent is still in it.
+                exchange.disconnected = isinstance(error, OSError) or bool(getattr(body, "remain", 0))
+                exchange.response_started = True
+                exchange.response_complete = error is None and not exchange.disconnected
+                exchange.last_byte_ns = perf_counter_ns()
+            finally:
+                try:
+                    if app_close is not None:
+                        app_close()
+                finally:
+                    self.finish()
+
+        body.close = close
+        return body  # type: ignore[no-any-return]
+
+
+class _Body:
+    """The application's iterable, seen from the server: same items, same attributes, closed exactly once."""
+
+    __slots__ = ("_body", "_call", "_done", "_exhausted", "_iterator", "_raised")
+
+    def __init__(self, call: _Call, body: Iterable[bytes]) -> None:
+        self._call = call
+        self._body = body
+        self._iterator: Iterator[bytes] | None = None
+        self._exhausted = False
+        self._raised = False
+        self._done = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(object.__getattribute__(self, "_body"), name)
+
+    def __iter__(self) -> _Body:
+        return self
+
+    def __next__(self) -> bytes:
+        call = self._call
+        entered = call.pipeline.enter(call.exchange)
+        try:
+            if self._iterator is None:
+                self._iterator = iter(self._body)
+            item = next(self._iterator)
+        except StopIteration:
+            self._exhausted = True
+            call.exhausted()
+            raise
+        except BaseException as error:
+            self._raised = True
+            call.exchange.exception = error
+            call.exchange.exception_handled = False
+            raise
+        finally:
+            call.pipeline.leave(entered)
+        try:
+            call.sent(len(item))
+        except Exception as error:
+            call.pipeline.failed("wsgi.body", error)
+        return item
+
+    def close(self) -> None:
+        if self._done:
+            return
+        self._done = True
+        call = self._call
+        try:
+            if self._exhausted:
+                # The server may still have failed to send the last item; it then closes while handling that.
+                if isinstance(sys.exc_info()[1], OSError):
+                    call.exchange.disconnected = True
+            elif not self._raised:
+                call.closed_early()
+        except Exception as error:
+            call.pipeline.failed("wsgi.close", error)
+        entered = call.pipeline.enter(call.exchange)
+        try:
+            app_close = getattr(self._body, "close", None)
+            if app_close is not None:
+                app_close()
+        except BaseException as error:
+            if call.exchange.exception is None:
+                call.exchange.exception = error
+            raise
+        finally:
+            call.pipeline.leave(entered)
+            call.finish()
+
+    def __del__(self) -> None:
+        # A server that never closes still leaves a record; what became of the response nobody can say.
+        try:
+            if not self._done:
+                if not (self._exhausted or self._raised):
+                    self._call.exchange.outcome = Outcome.UNKNOWN
+                self._call.finish()
+        except Exception as error:
+            self._call.pipeline.failed("wsgi.del", error)
+
+
+class _SizedBody(_Body):
+    """A body whose length the server may ask for: PEP 3333 lets it set Content-Length from a single item."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        return len(self._body)  # type: ignore[arg-type]
+
+
+class _Input:
+    """wsgi.input, counting what the application reads and noting an upload that ends before its length."""
+
+    __slots__ = ("_exchange", "_input")
+
+    def __init__(self, stream: Any, exchange: Exchange) -> None:
+        self._input = stream
+        self._exchange = exchange
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(object.__getattribute__(self, "_input"), name)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        try:
+            data: bytes = self._input.read() if size is None or size < 0 else self._input.read(size)
+        except OSError:
+            self._note(0, ended=True)
+            raise
+        # PEP 3333 streams block until all that was asked for is there: less means that no more will come.
+        self._note(len(data), ended=size is None or size < 0 or len(data) < size)
+        return data
+
+    def readline(self, *size: int) -> bytes:
+        line: bytes = self._input.readline(*size)
+        self._note(len(line), ended=not line)
+        return line
+
+    def readlines(self, *hint: int) -> list[bytes]:
+        lines: list[bytes] = self._input.readlines(*hint)
+        self._note(sum(map(len, lines)), ended=not hint)
+        return lines
+
+    def __iter__(self) -> Iterator[bytes]:
+        for line in self._input:
+            self._note(len(line), ended=False)
+            yield line
+        self._note(0, ended=True)
+
+    def _note(self, size: int, *, ended: bool) -> None:
+        exchange = self._exchange
+        if exchange.closed:
+            return
+        exchange.request_bytes += size
+        declared = exchange.declared_request_bytes
+        if declared is not None and (ended or exchange.upload_cut):
+            exchange.upload_cut = exchange.request_bytes < declared
+
+
+def _observe_input(environ: Environ, exchange: Exchange) -> None:
+    # Only where a body was announced: a GET keeps the server's own object.
+    if (exchange.declared_request_bytes or environ.get("HTTP_TRANSFER_ENCODING")) and "wsgi.input" in environ:
+        environ["wsgi.input"] = _Input(environ["wsgi.input"], exchange)
+
+
+def _read_environ(environ: Environ, carrier_keys: tuple[tuple[str, str], ...]) -> tuple[Exchange, str | None]:
+    """The exchange with all that is known before the application runs, and the client's request id."""
+    get = environ.get
+    original = get("REQUEST_METHOD", "GET")
+    path = get("SCRIPT_NAME", "") + get("PATH_INFO", "")
+    if not path.isascii():
+        # PEP 3333 hands bytes over as latin-1.
+        path = path.encode("latin-1", "replace").decode("utf-8", "replace")
+    exchange = Exchange("http", original, path)
+    if original not in HTTP_METHODS:
+        exchange.method = OTHER_METHOD
+        exchange.method_original = str(original)[:64]
+    exchange.scheme = get("wsgi.url_scheme", "http")
+    protocol = get("SERVER_PROTOCOL", "")
+    exchange.http_version = protocol[5:] if protocol.startswith("HTTP/") else None
+    exchange.client_address = get("REMOTE_ADDR") or None
+    exchange.server_address = get("SERVER_NAME")
+    port = get("SERVER_PORT", "")
+    exchange.server_port = int(port) if str(port).isdigit() and len(str(port)) < 6 else None
+    exchange.user_agent = get("HTTP_USER_AGENT")
+    length = get("CONTENT_LENGTH")
+    exchange.declared_request_bytes = _length(length) if length else None
+    carrier = None
+    for name, key in carrier_keys:
+        value = get(key)
+        if value is not None:
+            if carrier is None:
+                carrier = {}
+            carrier[name] = value
+    exchange.carrier = carrier
+    return exchange, get("HTTP_X_REQUEST_ID")
+
+
+def _headers(environ: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        key[5:].replace("_", "-").lower(): value for key, value in environ.items() if key.startswith("HTTP_")
+    }
+
+
+def _length(value: str) -> int | None:
+    # RFC 9110 §8.6: digits only. Anything else is the server's or the application's to answer, not ours.
+    return int(value) if value.isascii() and value.isdigit() and len(value) < 19 else None
