@@ -114,10 +114,10 @@ def _compose(app: Any, adapter: Any, config: Config) -> tuple[Pipeline, dict[str
         resource.get("deployment.environment.name", ""),
         framework,
     )
-    switched_on: list[str] = []
+    switched = instrumentation.Switched([], {}, [])
     if config.instrumentation:
-        switched_on, failed = instrumentation.switch_on(config.disabled_instrumentations, provider.provider)
-        for name, error in failed:
+        switched = instrumentation.switch_on(config.disabled_instrumentations, provider.provider)
+        for name, error in switched.failed:
             pipeline.failed(f"instrumentation.{name}", error)
     if adapter is not None and adapter.serves(app, config.metrics_path):
         logs.emit(
@@ -134,8 +134,10 @@ def _compose(app: Any, adapter: Any, config: Config) -> tuple[Pipeline, dict[str
         "metrics_path": config.metrics_path,
         "metrics_access": config.metrics_access,
         "traces_exporter": provider.exporter,
-        "instrumentations": switched_on,
+        "instrumentations": switched.on,
     }
+    if switched.skipped:
+        notice["instrumentations_skipped"] = switched.skipped
     if provider.exporter == "none":
         notice["traces_note"] = (
             "spans give ids to logs and exemplars but go nowhere: set OTEL_EXPORTER_OTLP_ENDPOINT"

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from importlib.metadata import entry_points
+from typing import Any, NamedTuple
+
+from opentelemetry.instrumentation.dependencies import get_dependency_conflicts, get_dist_dependency_conflicts
 
 _SERVERS = frozenset(
     {
@@ -30,48 +32,57 @@ _NOT_CLIENTS = frozenset({"logging", "system_metrics", "asyncio", "threading"})
 _switched_on: dict[str, Any] = {}
 
 
-def switch_on(
-    disabled: tuple[str, ...], tracer_provider: Any
-) -> tuple[list[str], list[tuple[str, Exception]]]:
-    """Instrument every installed client library; returns the names now on, and those that failed with why.
+class Switched(NamedTuple):
+    """What `switch_on` did: names now on, names left off with why, and failures."""
 
-    `disabled` and OTEL_PYTHON_DISABLED_INSTRUMENTATIONS name those to leave off.
+    on: list[str]
+    skipped: dict[str, str]
+    failed: list[tuple[str, Exception]]
+
+
+def switch_on(disabled: tuple[str, ...], tracer_provider: Any) -> Switched:
+    """Instrument every installed client library.
+
+    `disabled` and OTEL_PYTHON_DISABLED_INSTRUMENTATIONS name those to leave off ("*" is all of them). One whose
+    library is absent is passed over; one whose library has a version it does not know is skipped and told.
     """
     off = {
         name.strip().lower()
         for name in os.environ.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "").split(",")
     }
     off |= {name.lower() for name in disabled}
-    failed: list[tuple[str, Exception]] = []
+    result = Switched([], {}, [])
     if "*" in off:
-        return [], failed
+        return result
     for entry in sorted(entry_points(group="opentelemetry_instrumentor"), key=lambda found: found.name):
         name = entry.name
         if name in _SERVERS or name in _NOT_CLIENTS or name.lower() in off or name in _switched_on:
             continue
         try:
-            instrumentor = _applicable(entry)
-            if instrumentor is not None:
+            if entry.dist is not None and _conflicts(get_dist_dependency_conflicts(entry.dist), name, result):
+                continue
+            instrumentor = entry.load()()
+            # One distribution may instrument several libraries, each by an entry of its own (httpx and httpx2).
+            if _conflicts(
+                get_dependency_conflicts(instrumentor.instrumentation_dependencies()), name, result
+            ):
+                continue
+            if not instrumentor.is_instrumented_by_opentelemetry:
                 instrumentor.instrument(tracer_provider=tracer_provider, skip_dep_check=True)
                 _switched_on[name] = instrumentor
         except Exception as error:
-            failed.append((name, error))
-    return sorted(_switched_on), failed
+            result.failed.append((name, error))
+    result.on.extend(sorted(_switched_on))
+    return result
 
 
-def _applicable(entry: EntryPoint) -> Any:
-    """The instrumentor, if the library it is for is installed in a version it knows and nobody switched it on yet."""
-    from opentelemetry.instrumentation.dependencies import (  # noqa: PLC0415
-        get_dependency_conflicts,
-        get_dist_dependency_conflicts,
-    )
-
-    if entry.dist is not None and get_dist_dependency_conflicts(entry.dist) is not None:
-        return None
-    instrumentor = entry.load()()
-    if get_dependency_conflicts(instrumentor.instrumentation_dependencies()) is not None:
-        return None
-    return None if instrumentor.is_instrumented_by_opentelemetry else instrumentor
+def _conflicts(conflict: Any, name: str, result: Switched) -> bool:
+    if conflict is None:
+        return False
+    if conflict.found or conflict.found_any:
+        wanted = conflict.required or " or ".join(map(str, conflict.required_any))
+        result.skipped[name] = f"wants {wanted}, found {conflict.found or conflict.found_any}"
+    return True
 
 
 def switch_off() -> None:

@@ -146,15 +146,14 @@ def _exporter(config: Config) -> tuple[Callable[[], SpanExporter] | None, str]:
 
 
 def _http(config: Config) -> Callable[[], SpanExporter]:
-    def make() -> SpanExporter:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+    # Imported now, not in `begin`: that may run inside the first request, which should not pay for it.
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
 
-        if config.otlp_endpoint is None:
-            return OTLPSpanExporter()  # reads the OTEL_EXPORTER_OTLP_* variables itself
-        base = config.otlp_endpoint.rstrip("/")
-        return OTLPSpanExporter(endpoint=base if base.endswith("/v1/traces") else f"{base}/v1/traces")
-
-    return make
+    if config.otlp_endpoint is None:
+        return OTLPSpanExporter  # reads the OTEL_EXPORTER_OTLP_* variables itself
+    base = config.otlp_endpoint.rstrip("/")
+    endpoint = base if base.endswith("/v1/traces") else f"{base}/v1/traces"
+    return lambda: OTLPSpanExporter(endpoint=endpoint)
 
 
 def _grpc(config: Config) -> Callable[[], SpanExporter]:

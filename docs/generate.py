@@ -1,0 +1,166 @@
+"""Writes docs/signals.md and docs/configuration.md from the code they describe. A test compares them byte for byte.
+
+python docs/generate.py          write both
+python docs/generate.py --check  exit 1 if one is out of date
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+from obskit import names
+from obskit.config import Config
+from obskit.exchange import Outcome
+
+HERE = Path(__file__).parent
+
+OUTCOMES = {
+    Outcome.COMPLETED: "the whole response was handed to the server while the client was there",
+    Outcome.RAISED: "an exception ended the request before headers were sent (status 500)",
+    Outcome.RAISED_AFTER_HEADERS: "an exception cut the response off after its status had been sent",
+    Outcome.NO_RESPONSE: "the application returned without a response (status 500)",
+    Outcome.CLIENT_DISCONNECT: "the client left before the last byte, or before the end of its own upload",
+    Outcome.TRUNCATED: "fewer bytes than declared, or no last body message",
+    Outcome.CANCELLED: "the server cancelled the application while the client was there",
+    Outcome.TIMEOUT: "the server gave up on the request",
+    Outcome.UNKNOWN: "the server gives no way to tell",
+}
+
+SPAN_ATTRIBUTES = {
+    names.ATTR_METHOD: "known method, else `_OTHER`",
+    names.ATTR_METHOD_ORIGINAL: "the method as sent, when it is not a known one",
+    names.ATTR_ROUTE: "the framework's template; absent when no route matched",
+    names.ATTR_STATUS: "absent when no status was sent",
+    names.ATTR_ERROR_TYPE: "the status for 5xx, the exception's class for a response cut off by one",
+    names.ATTR_URL_PATH: "decoded path, without query",
+    names.ATTR_URL_SCHEME: "http, https, ws or wss",
+    names.ATTR_PROTOCOL_VERSION: "1.1, 2 ...",
+    names.ATTR_SERVER_ADDRESS: "address the server listens on",
+    names.ATTR_SERVER_PORT: "its port",
+    names.ATTR_CLIENT_ADDRESS: "the peer's address as the server gives it",
+    names.ATTR_USER_AGENT: "User-Agent",
+    names.ATTR_REQUEST_SIZE: "bytes of request body that reached the application",
+    names.ATTR_RESPONSE_SIZE: "bytes of response body handed to the server",
+    names.ATTR_OUTCOME: "the outcome below",
+    names.ATTR_REQUEST_ID: "the request id of the log lines",
+    names.ATTR_FACT_PREFIX + "*": "what `obskit.bind` added",
+}
+
+
+def signals() -> str:
+    """The contract: every name obskit gives out, from names.py."""
+    out = [
+        "# Signals: the names you can rely on",
+        "",
+        "Generated from `src/obskit/names.py` by `python docs/generate.py`; do not edit. Names may grow; one that",
+        "changes is announced in the changelog. HTTP names follow the OpenTelemetry semantic conventions.",
+        "",
+        "## Metrics",
+        "",
+        "| metric | type | labels | what it says |",
+        "|---|---|---|---|",
+    ]
+    for metric in names.METRICS:
+        labels = " ".join(f"`{label}`" for label in metric.labels) or "–"
+        out.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.help} |")
+    buckets = " ".join(str(bound) for bound in names.DURATION_BUCKETS)
+    sizes = " ".join(str(bound) for bound in names.SIZE_BUCKETS)
+    out += [
+        "",
+        f"Buckets of durations, in seconds: {buckets}. Of sizes, in bytes: {sizes}. Duration buckets carry",
+        "exemplars with `trace_id` (OpenMetrics). WebSocket connections are counted by outcome alone.",
+        "",
+        f"`http_route` is the framework's own template, `{names.UNMATCHED_ROUTE}` when no route matched, and",
+        f"`{names.OVERFLOW}` beyond `max_series`. `http_request_method` is a known method or `{names.OTHER_METHOD}`.",
+        "`http_response_status_code` is empty when no status was sent. `error_type` is the status for 5xx, the",
+        "exception's class for a response cut off by one, else empty.",
+        "",
+        "Beside these the page shows the default registry of prometheus-client: `process_*`, `python_gc_*`,",
+        "`python_info` and the application's own metrics.",
+        "",
+        "## Outcomes",
+        "",
+        "| outcome | meaning |",
+        "|---|---|",
+    ]
+    out += [f"| `{outcome.value}` | {OUTCOMES[outcome]} |" for outcome in Outcome]
+    out += [
+        "",
+        f"## The canonical line: event `{names.CANONICAL_EVENT}`",
+        "",
+        "One line per request or WebSocket connection. Every other line has the keys from `timestamp` to",
+        "`deployment_environment`, and within a request `trace_id`, `span_id`, `request_id` and the bound facts.",
+        "",
+        "| key | meaning |",
+        "|---|---|",
+    ]
+    out += [f"| `{key}` | {meaning} |" for key, meaning in names.CANONICAL_KEYS.items()]
+    out += [
+        "",
+        "## The SERVER span: `{method} {http_route}`",
+        "",
+        "Status ERROR for a 5xx and for exceptions; the exception is a span event.",
+        "",
+        "| attribute | value |",
+        "|---|---|",
+    ]
+    out += [f"| `{name}` | {meaning} |" for name, meaning in SPAN_ATTRIBUTES.items()]
+    return "\n".join(out) + "\n"
+
+
+def configuration() -> str:
+    """Every option, from Config."""
+    out = [
+        "# Configuration",
+        "",
+        "Generated from `src/obskit/config.py` by `python docs/generate.py`; do not edit.",
+        "",
+        "Each option is a keyword argument of `obskit.install` and an environment variable. Arguments win over the",
+        "environment, the environment over defaults. A wrong value fails at `install` with `obskit.InstallError`,",
+        "which says what was seen and what is allowed.",
+        "",
+        "| option | environment | default | meaning |",
+        "|---|---|---|---|",
+    ]
+    for option in fields(Config):
+        if "help" not in option.metadata:
+            continue
+        default = "" if option.default in (None, (), MISSING) else f"`{option.default}`"
+        help_text = option.metadata["help"]
+        out.append(f"| `{option.name}` | `OBSKIT_{option.name.upper()}` | {default} | {help_text} |")
+    out += [
+        "",
+        '`OBSKIT_METRICS_TOKEN` holds the bearer token of `metrics_access="token"`; it is no argument, so that it',
+        "does not end up in source control.",
+        "",
+        "OpenTelemetry's own variables are honoured as its specification writes them: `OTEL_SERVICE_NAME`,",
+        "`OTEL_RESOURCE_ATTRIBUTES`, `OTEL_EXPORTER_OTLP_*`, `OTEL_TRACES_EXPORTER` (`otlp` or `none`),",
+        "`OTEL_TRACES_SAMPLER[_ARG]`, `OTEL_BSP_*`, `OTEL_PROPAGATORS`, `OTEL_SDK_DISABLED` and",
+        "`OTEL_PYTHON_DISABLED_INSTRUMENTATIONS`.",
+    ]
+    return "\n".join(out) + "\n"
+
+
+PAGES = {"signals.md": signals, "configuration.md": configuration}
+
+
+def main(arguments: list[str]) -> int:
+    stale = [name for name, page in PAGES.items() if _read(HERE / name) != page()]
+    if "--check" in arguments:
+        for name in stale:
+            sys.stderr.write(f"docs/{name} is out of date: run python docs/generate.py\n")
+        return 1 if stale else 0
+    for name in stale:
+        (HERE / name).write_text(PAGES[name](), encoding="utf-8")
+        sys.stdout.write(f"wrote docs/{name}\n")
+    return 0
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
