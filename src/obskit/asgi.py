@@ -6,8 +6,7 @@ pass as they are. `MARK` in the scope keeps a nested install (a mounted applicat
 
 from __future__ import annotations
 
-from asyncio import Queue, get_running_loop
-from collections import deque
+from asyncio import get_running_loop
 from collections.abc import Awaitable, Callable, MutableMapping
 from time import perf_counter_ns
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from obskit.exchange import Exchange
 from obskit.names import HTTP_METHODS, OTHER_METHOD
 from obskit.pipeline import Endpoint, Pipeline
+from obskit.presence import Presence, presence_of
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -24,9 +24,10 @@ AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 RouteOf = Callable[[Scope, int | None], str | None]
 
 MARK = "obskit.exchange"
+# Methods whose requests have no body unless they declare one.
+_BODILESS_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE"})
 # Close codes with which a peer ends a WebSocket in good order (RFC 6455 §7.4.1; 1012 is a restarting server).
 _CLEAN_CLOSE = frozenset({1000, 1001, 1005, 1012})
-_PENDING_LIMIT = 16
 
 
 class AsgiDoor:
@@ -84,9 +85,7 @@ class AsgiDoor:
             raise
         finally:
             pipeline.leave(entered)
-            if exchange.http_route is None and self.route_of is not None:
-                self._route(scope, exchange)
-            pipeline.close(exchange)
+            self._finish(call, scope)
 
     def _endpoint(self, scope: Scope) -> Endpoint | None:
         path = scope.get("path", "")
@@ -113,12 +112,15 @@ class AsgiDoor:
         scope[MARK] = exchange
         return call
 
-    def _route(self, scope: Scope, exchange: Exchange) -> None:
+    def _finish(self, call: _Call, scope: Scope) -> None:
+        exchange = call.exchange
         try:
-            if self.route_of is not None:
+            call.returned()
+            if exchange.http_route is None and self.route_of is not None:
                 exchange.http_route = self.route_of(scope, exchange.status)
         except Exception as error:
             self.pipeline.failed("adapter.route", error)
+        self.pipeline.close(exchange)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.pipeline.begin()
@@ -188,22 +190,21 @@ class _Call:
     def raised(self, error: BaseException) -> None:
         self.exchange.exception = error
 
+    def returned(self) -> None:
+        """The application has returned or raised."""
+
 
 class _HttpCall(_Call):
-    __slots__ = ("_cycle", "_pending", "_queue", "_trailers")
+    __slots__ = ("_presence", "_trailers")
 
     def __init__(self, pipeline: Pipeline, exchange: Exchange, receive: Receive, send: Send) -> None:
         super().__init__(pipeline, exchange, receive, send)
         self._trailers = False
-        self._pending: deque[Message] | None = None
-        # What this server lets us see of a client that left while the application never called receive():
-        # uvicorn's cycle carries a flag, hypercorn's receive is a queue's get. Other servers show nothing.
-        owner = getattr(receive, "__self__", None)
-        self._cycle = owner if hasattr(owner, "disconnected") else None
-        self._queue = owner if isinstance(owner, Queue) else None
+        self._presence = presence_of(receive, has_body=_has_body(exchange))
 
     async def receive(self) -> Message:
-        message = self._pending.popleft() if self._pending else await self._receive()
+        presence = self._presence
+        message = await (self._receive() if presence is None else presence.receive())
         try:
             exchange = self.exchange
             kind = message["type"]
@@ -217,23 +218,33 @@ class _HttpCall(_Call):
         return message
 
     async def send(self, message: Message) -> None:
-        if self._queue is not None:
-            self._look_into_queue(self._queue)
+        if self._presence is not None:
+            self._look(self._presence)
         if self.pipeline.echo_request_id and message.get("type") == "http.response.start":
             message = self._with_request_id(message)
         await self._send(message)
+        if self._presence is not None and self._presence.valid_after_send:
+            self._look(self._presence)
+        # What is sent to a client that has left goes nowhere; servers accept it in silence.
+        if not self.exchange.disconnected:
+            try:
+                self._note_sent(message)
+            except Exception as error:
+                self.pipeline.failed("asgi.send", error)
+
+    def returned(self) -> None:
+        if self._presence is not None:
+            self._presence.close()
+
+    def _look(self, presence: Presence) -> None:
         try:
-            self._note_sent(message)
+            if not self.exchange.response_complete and presence.left():
+                self.exchange.disconnected = True
         except Exception as error:
-            self.pipeline.failed("asgi.send", error)
+            self.pipeline.failed("asgi.presence", error)
 
     def _note_sent(self, message: Message) -> None:
         exchange = self.exchange
-        if self._cycle is not None and self._cycle.disconnected:
-            # The flag is only ever raised while the response is unfinished, so this send went nowhere.
-            if not exchange.response_complete:
-                exchange.disconnected = True
-            return
         kind = message["type"]
         if kind == "http.response.body":
             size = len(message.get("body", b""))
@@ -270,21 +281,6 @@ class _HttpCall(_Call):
     def _complete(self) -> None:
         self.exchange.response_complete = True
         self.exchange.last_byte_ns = perf_counter_ns()
-
-    def _look_into_queue(self, queue: Queue[Message]) -> None:
-        """Note a disconnect that waits in the server's queue; what is taken is kept for the application."""
-        try:
-            if self.exchange.response_complete or queue.empty():
-                return
-            if self._pending is None:
-                self._pending = deque()
-            while not queue.empty() and len(self._pending) < _PENDING_LIMIT:
-                message = queue.get_nowait()
-                self._pending.append(message)
-                if message["type"] == "http.disconnect":
-                    self.exchange.disconnected = True
-        except Exception as error:
-            self.pipeline.failed("asgi.peek", error)
 
     def _with_request_id(self, message: Message) -> Message:
         pair = (b"x-request-id", self.exchange.request_id.encode("ascii"))
@@ -386,6 +382,11 @@ def _read_scope(scope: Scope, carrier_headers: frozenset[bytes]) -> tuple[Exchan
             carrier[name] = f"{carrier[name]},{value}" if name in carrier else value
     exchange.carrier = carrier
     return exchange, request_id
+
+
+def _has_body(exchange: Exchange) -> bool:
+    declared = exchange.declared_request_bytes
+    return exchange.method not in _BODILESS_METHODS if declared is None else declared > 0
 
 
 def _length(value: bytes) -> int | None:

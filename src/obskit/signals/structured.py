@@ -148,7 +148,7 @@ def _exception(exc_info: Any, *, asked: bool) -> BaseException | None:
 
 def _shown(event: Any) -> str:
     try:
-        return str(event)
+        return str(event).rstrip("\n")
     except Exception:
         return f"<{type(event).__name__}>"
 
