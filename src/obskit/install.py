@@ -105,6 +105,8 @@ def _compose(app: Any, adapter: Any, config: Config) -> tuple[Pipeline, dict[str
     provider.count_with(metrics.export, metrics.dropped)
     traces = Traces(provider, is_secret)
     logs = Logs(config, metrics, resource, is_secret)
+    for logger, handler in adapter.console_handlers(app) if hasattr(adapter, "console_handlers") else ():
+        capture.release(logger, handler)
     pipeline = Pipeline(config, traces, metrics, logs, metrics)
     pipeline.endpoints[config.metrics_path] = Exposition(config, metrics.registry)
     framework = adapter.framework(app) if adapter is not None else "none"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import flask
@@ -11,7 +12,6 @@ from werkzeug.routing import RequestRedirect, Rule
 
 from obskit.context import current
 from obskit.pipeline import Pipeline
-from obskit.signals import capture
 from obskit.wsgi import Environ, WsgiDoor
 
 FRAMEWORK = "flask"
@@ -42,8 +42,12 @@ def serves(app: Any, path: str) -> bool:
     return any(rule.rule == path for rule in app.url_map.iter_rules())
 
 
+def console_handlers(app: Any) -> list[tuple[logging.Logger, logging.Handler]]:
+    """Flask's own console handler, which prints to the server's error stream if nobody else has set up logging."""
+    return [(app.logger, default_handler)]
+
+
 def attach(app: Any, pipeline: Pipeline) -> Any:
-    capture.release(app.logger, default_handler)
     app.wsgi_app = WsgiDoor(app.wsgi_app, pipeline, _route_of)
     flask.got_request_exception.connect(_note_exception, app)
     return app

@@ -1,0 +1,187 @@
+"""The real Prometheus: a server that scrapes what a test points it at, and promtool."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.support.ports import free_port
+
+POLL_S = 0.1
+START_S = 30.0
+STOP_S = 10.0
+
+Series = list[tuple[dict[str, str], float]]
+
+
+class PrometheusError(Exception):
+    """Prometheus did not start, refused a query, or never saw what was waited for; the message says which."""
+
+
+class PrometheusServer:
+    """A Prometheus on a free loopback port, with its data in `directory`, scraping `targets` every second.
+
+    `targets` is {job name: "host:port"}. Exemplar storage is on, so scrapes ask for OpenMetrics first.
+    A context manager: it is ready inside, and always gone afterwards.
+    """
+
+    def __init__(
+        self, directory: Path, targets: Mapping[str, str], *, metrics_path: str = "/metrics"
+    ) -> None:
+        self.directory = directory
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._log_path = directory / "prometheus.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        directory.mkdir(parents=True, exist_ok=True)
+        # JSON is YAML: no second serializer, and no quoting to get wrong.
+        config = {
+            "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
+            "scrape_configs": [
+                {"job_name": job, "metrics_path": metrics_path, "static_configs": [{"targets": [target]}]}
+                for job, target in targets.items()
+            ],
+        }
+        (directory / "prometheus.yml").write_text(json.dumps(config, indent=1))
+
+    def __enter__(self) -> Self:
+        program = shutil.which("prometheus")
+        if program is None:
+            raise PrometheusError("no `prometheus` on PATH: `make test` installs it, or says how to")
+        with self._log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                [
+                    program,
+                    f"--config.file={self.directory / 'prometheus.yml'}",
+                    f"--storage.tsdb.path={self.directory / 'data'}",
+                    f"--web.listen-address=127.0.0.1:{self.port}",
+                    "--enable-feature=exemplar-storage",
+                    "--log.level=warn",
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def query(self, promql: str) -> Series:
+        """The instant vector of an expression, as (labels, value); an empty list when nothing matches."""
+        data = self._get("query", query=promql)
+        if data["resultType"] == "scalar":
+            return [({}, float(data["result"][1]))]
+        return [(series["metric"], float(series["value"][1])) for series in data["result"]]
+
+    def value(self, promql: str) -> float:
+        """The one value of an expression; NaN when nothing matches, PrometheusError when several series do."""
+        result = self.query(promql)
+        if len(result) > 1:
+            raise PrometheusError(f"{promql} has {len(result)} series, expected one: {result}")
+        return result[0][1] if result else math.nan
+
+    def wait_until(self, promql: str, predicate: Callable[[Series], bool], timeout: float = 15.0) -> Series:
+        """Ask until the answer satisfies `predicate`, and return it; PrometheusError after `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while True:
+            result = self.query(promql)
+            if predicate(result):
+                return result
+            if time.monotonic() > deadline:
+                raise PrometheusError(
+                    f"after {timeout:g} s, {promql} is still {result}\ntargets: {self.target_errors()}\n{self.log()}"
+                )
+            time.sleep(POLL_S)
+
+    def wait_for_scrape_after(self, moment: float, job: str, timeout: float = 15.0) -> None:
+        """Wait until a successful scrape of `job` that began after `moment` (seconds since the epoch) is stored."""
+        # When the scrape began, by time.time() of this machine. timestamp(up == 1) would not do: of anything but
+        # a plain selector, timestamp() is the time of the query.
+        self.wait_until(
+            f'timestamp(up{{job="{job}"}}) and up{{job="{job}"}} == 1',
+            lambda result: bool(result) and all(began > moment for _, began in result),
+            timeout,
+        )
+
+    def exemplars(self, promql: str) -> list[tuple[dict[str, str], dict[str, str], float]]:
+        """The exemplars of the last hour behind an expression: (series labels, exemplar labels, value)."""
+        now = time.time()
+        data = self._get("query_exemplars", query=promql, start=f"{now - 3600:.3f}", end=f"{now + 60:.3f}")
+        return [
+            (series["seriesLabels"], exemplar["labels"], float(exemplar["value"]))
+            for series in data
+            for exemplar in series["exemplars"]
+        ]
+
+    def target_errors(self) -> dict[str, str]:
+        """{job: what went wrong at its last scrape}, empty text when nothing did."""
+        active = self._get("targets")["activeTargets"]
+        return {target["labels"]["job"]: target["lastError"] for target in active}
+
+    def log(self) -> str:
+        """What the process wrote: warnings and errors, a dropped sample or a refused exemplar among them."""
+        return self._log_path.read_text("utf-8", "replace")
+
+    def _get(self, endpoint: str, **parameters: str) -> Any:
+        url = f"{self.url}/api/v1/{endpoint}?{urllib.parse.urlencode(parameters)}"
+        try:
+            with urllib.request.urlopen(url, timeout=10) as response:
+                return json.load(response)["data"]
+        except urllib.error.HTTPError as refusal:
+            raise PrometheusError(f"{endpoint} {parameters}: {refusal.read().decode()}") from None
+
+    def _wait_until_ready(self) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + START_S
+        while True:
+            if self._process.poll() is not None:
+                raise PrometheusError(f"prometheus ended with {self._process.returncode}:\n{self.log()}")
+            try:
+                with urllib.request.urlopen(f"{self.url}/-/ready", timeout=2) as response:
+                    if response.status == 200:
+                        return
+            except OSError:
+                pass  # not listening yet, or 503 while it reads its (empty) storage
+            if time.monotonic() > deadline:
+                raise PrometheusError(f"prometheus was not ready within {START_S:g} s:\n{self.log()}")
+            time.sleep(POLL_S)
+
+    def _stop(self) -> None:
+        process = self._process
+        if process is None or process.poll() is not None:
+            return
+        process.terminate()
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def promtool_check_metrics(text: str) -> tuple[int, str]:
+    """Exit status and output of `promtool check metrics` for a scrape: (0, "") when it has nothing to say."""
+    program = shutil.which("promtool")
+    if program is None:
+        raise PrometheusError("no `promtool` on PATH: `make test` installs it, or says how to")
+    done = subprocess.run(
+        [program, "check", "metrics"], input=text.encode(), capture_output=True, timeout=30, check=False
+    )
+    return done.returncode, (done.stdout + done.stderr).decode("utf-8", "replace").strip()
