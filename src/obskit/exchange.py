@@ -180,7 +180,8 @@ class Exchange:
         """
         if self.status is not None and self.status >= 500:
             return str(self.status)
-        if self.exception is not None and self.outcome is not Outcome.COMPLETED:
+        # Nobody's error: background work after a whole response, or what a departed client made the framework raise.
+        if self.exception is not None and self.outcome not in (Outcome.COMPLETED, Outcome.CLIENT_DISCONNECT):
             return type(self.exception).__name__
         return ""
 
