@@ -26,6 +26,7 @@ RouteOf = Callable[[Scope, int | None], str | None]
 MARK = "obskit.exchange"
 # Methods whose requests have no body unless they declare one.
 _BODILESS_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE"})
+_BODY_TYPES = frozenset({"http.response.body", "http.response.pathsend", "http.response.zerocopysend"})
 # Close codes with which a peer ends a WebSocket in good order (RFC 6455 §7.4.1; 1012 is a restarting server).
 _CLEAN_CLOSE = frozenset({1000, 1001, 1005, 1012})
 
@@ -195,11 +196,12 @@ class _Call:
 
 
 class _HttpCall(_Call):
-    __slots__ = ("_presence", "_trailers")
+    __slots__ = ("_last_handed_over", "_presence", "_trailers")
 
     def __init__(self, pipeline: Pipeline, exchange: Exchange, receive: Receive, send: Send) -> None:
         super().__init__(pipeline, exchange, receive, send)
         self._trailers = False
+        self._last_handed_over = False
         self._presence = presence_of(receive, has_body=_has_body(exchange))
 
     async def receive(self) -> Message:
@@ -210,7 +212,7 @@ class _HttpCall(_Call):
             kind = message["type"]
             if kind == "http.request":
                 exchange.request_bytes += len(message.get("body", b""))
-            elif kind == "http.disconnect" and not exchange.response_complete:
+            elif kind == "http.disconnect" and not self._last_handed_over:
                 # After a finished response every server says this; before, the client has really left.
                 exchange.disconnected = True
         except Exception as error:
@@ -222,7 +224,16 @@ class _HttpCall(_Call):
             self._look(self._presence)
         if self.pipeline.echo_request_id and message.get("type") == "http.response.start":
             message = self._with_request_id(message)
-        await self._send(message)
+        # Before the send: hypercorn says http.disconnect from within its last one.
+        self._last_handed_over = self._last_handed_over or self._is_last(message)
+        try:
+            await self._send(message)
+        except OSError:
+            self.exchange.disconnected = True  # ASGI 2.4: what send() raises when the client has left
+            raise
+        except Exception:
+            self._note_short(message)
+            raise
         if self._presence is not None and self._presence.valid_after_send:
             self._look(self._presence)
         # What is sent to a client that has left goes nowhere; servers accept it in silence.
@@ -231,6 +242,23 @@ class _HttpCall(_Call):
                 self._note_sent(message)
             except Exception as error:
                 self.pipeline.failed("asgi.send", error)
+
+    def _is_last(self, message: Message) -> bool:
+        kind = message.get("type")
+        if kind in _BODY_TYPES:
+            return not message.get("more_body", False) and not self._trailers
+        return kind == "http.response.trailers" and not message.get("more_trailers", False)
+
+    def _note_short(self, message: Message) -> None:
+        """uvicorn and hypercorn write a body that is shorter than declared, and only then raise: it is out."""
+        try:
+            declared = self.exchange.declared_response_bytes
+            if message.get("type") == "http.response.body" and declared is not None:
+                body = message.get("body", b"")
+                if self.exchange.response_bytes + len(body) < declared:
+                    self._note_sent(message)
+        except Exception as error:
+            self.pipeline.failed("asgi.send", error)
 
     def returned(self) -> None:
         if self._presence is not None:

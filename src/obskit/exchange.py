@@ -193,6 +193,9 @@ class Exchange:
         """Tell from the transport facts how the request ended. Pure: reads the record, writes nothing."""
         if self.disconnected or self.upload_cut:
             return Outcome.CLIENT_DISCONNECT
+        if self._ended_short():
+            # Before the exception: a server that compares lengths raises for just this reason.
+            return Outcome.TRUNCATED
         if self.exception is not None and not self.exception_handled:
             return self._judge_exception(self.exception)
         if not self.response_started:
@@ -201,10 +204,17 @@ class Exchange:
             return Outcome.COMPLETED if self.response_complete else Outcome.UNKNOWN
         if not self.response_complete:
             return Outcome.TRUNCATED
-        declared = self.declared_response_bytes
-        if declared is not None and self.response_bytes < declared and self.body_expected():
-            return Outcome.TRUNCATED
         return Outcome.RAISED if self._answered_500_for_an_exception() else Outcome.COMPLETED
+
+    def _ended_short(self) -> bool:
+        declared = self.declared_response_bytes
+        return (
+            self.response_complete
+            and declared is not None
+            and self.response_bytes < declared
+            and not self.server_sends_file
+            and self.body_expected()
+        )
 
     def _judge_exception(self, exception: BaseException) -> Outcome:
         # Only a cancellation or an exit of the worker is no Exception; neither is the application's failure.

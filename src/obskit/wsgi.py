@@ -7,6 +7,7 @@ from recording twice.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from time import perf_counter_ns
@@ -195,7 +196,13 @@ class _Call:
         # very same object, and learn of the end from its close().
         exchange = self.exchange
         exchange.server_sends_file = True
-        exchange.response_bytes = exchange.declared_response_bytes or 0
+        size = exchange.declared_response_bytes
+        exchange.response_bytes = (
+            (_file_size(body) if size is None else size) if exchange.body_expected() else 0
+        )
+        if exchange.response_bytes:
+            # From here on the server reads by itself: handing the file over is the nearest to a first byte.
+            exchange.first_byte_ns = perf_counter_ns()
         app_close = getattr(body, "close", None)
 
         def close() -> None:
@@ -205,6 +212,8 @@ class _Call:
                 exchange.disconnected = isinstance(error, OSError) or bool(getattr(body, "remain", 0))
                 exchange.response_started = True
                 exchange.response_complete = error is None and not exchange.disconnected
+                if not exchange.response_complete:
+                    exchange.response_bytes = 0  # how far the server got, it does not say
                 exchange.last_byte_ns = perf_counter_ns()
             finally:
                 try:
@@ -392,6 +401,16 @@ def _read_environ(environ: Environ, carrier_keys: tuple[tuple[str, str], ...]) -
             carrier[name] = value
     exchange.carrier = carrier
     return exchange, get("HTTP_X_REQUEST_ID")
+
+
+def _file_size(body: Any) -> int:
+    """Bytes from a file wrapper's position to the end of its file; 0 when it cannot tell."""
+    file = getattr(body, "filelike", None) or getattr(body, "file", None)  # gunicorn's name for it, waitress'
+    try:
+        left = os.fstat(file.fileno()).st_size - file.tell()  # type: ignore[union-attr]
+        return int(max(0, left))
+    except (AttributeError, OSError, ValueError):
+        return 0
 
 
 def _headers(environ: Mapping[str, Any]) -> dict[str, str]:
