@@ -55,7 +55,12 @@ class AsgiDoor:
         self._carrier_headers = frozenset(name.encode("latin-1") for name in pipeline.carrier_headers)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["app"], name)
+        app = self.__dict__.get("app")
+        if app is None or name.startswith(
+            "__"
+        ):  # copying asks an object that has nothing yet, and for its protocols
+            raise AttributeError(name)
+        return getattr(app, name)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope.get("type")
@@ -89,20 +94,19 @@ class AsgiDoor:
             self._finish(call, scope)
 
     def _endpoint(self, scope: Scope) -> Endpoint | None:
-        path = scope.get("path", "")
-        root = scope.get("root_path")
-        if root and path.startswith(
-            root
-        ):  # ASGI: path includes the prefix under which the application is served
+        path, root = scope.get("path"), scope.get("root_path")
+        if (
+            root and path and path.startswith(root)
+        ):  # in ASGI the path includes the prefix that is served under
             path = path[len(root) :]
-        return self.pipeline.endpoints.get(path) if MARK not in scope else None
+        return self.pipeline.endpoints.get(path) if path and not _recorded(scope) else None
 
     def _open(self, make: type[_Call], scope: Scope, receive: Receive, send: Send) -> _Call | None:
         pipeline = self.pipeline
         try:
             for key, value in self.scope_defaults:
                 scope.setdefault(key, value)
-            if MARK in scope or scope.get("path") in pipeline.excluded:
+            if _recorded(scope) or scope.get("path") in pipeline.excluded:
                 return None
             exchange, request_id = _read_scope(scope, self._carrier_headers)
             call = make(pipeline, exchange, receive, send)
@@ -222,10 +226,13 @@ class _HttpCall(_Call):
     async def send(self, message: Message) -> None:
         if self._presence is not None:
             self._look(self._presence)
-        if self.pipeline.echo_request_id and message.get("type") == "http.response.start":
-            message = self._with_request_id(message)
-        # Before the send: hypercorn says http.disconnect from within its last one.
-        self._last_handed_over = self._last_handed_over or self._is_last(message)
+        try:
+            # Before the send: hypercorn says http.disconnect from within its last one.
+            self._last_handed_over = self._last_handed_over or self._is_last(message)
+            if self.pipeline.echo_request_id and message["type"] == "http.response.start":
+                message = self._with_request_id(message)
+        except Exception as error:
+            self.pipeline.failed("asgi.send", error)
         try:
             await self._send(message)
         except OSError:
@@ -342,7 +349,11 @@ class _WebSocketCall(_Call):
         return message
 
     async def send(self, message: Message) -> None:
-        await self._send(message)
+        try:
+            await self._send(message)
+        except OSError:
+            self.exchange.disconnected = True  # ASGI 2.4: what send() raises when the client has left
+            raise
         try:
             exchange = self.exchange
             kind = message["type"]
@@ -369,13 +380,19 @@ class _WebSocketCall(_Call):
     def raised(self, error: BaseException) -> None:
         # Frameworks let the exception that told the application of a closed connection escape from it: that is
         # how a conversation ends, and not a failure.
-        if not (self._closed_by_client and type(error).__name__ == "WebSocketDisconnect"):
+        gone = self._closed_by_client or self.exchange.disconnected
+        if not (gone and type(error).__name__ == "WebSocketDisconnect"):
             self.exchange.exception = error
 
     def _complete(self) -> None:
         self.exchange.response_complete = True
         if self.exchange.last_byte_ns is None:
             self.exchange.last_byte_ns = perf_counter_ns()
+
+
+def _recorded(scope: Scope) -> bool:
+    exchange = scope.get(MARK)
+    return exchange is not None and not exchange.closed
 
 
 def _read_scope(scope: Scope, carrier_headers: frozenset[bytes]) -> tuple[Exchange, str | None]:

@@ -145,6 +145,13 @@ class Config:
     )
     metrics_token: str | None = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if "parse" in option.metadata and value != option.default:
+                parsed = _parsed(f"option {option.name!r}", option.metadata["parse"], value)
+                object.__setattr__(self, option.name, parsed)  # frozen, and not yet seen by anybody
+
     @classmethod
     def load(
         cls,
@@ -170,7 +177,7 @@ class Config:
         values: dict[str, Any] = {}
         for name, spec in known.items():
             if options.get(name) is not None:
-                values[name] = _parsed(f"option {name!r}", spec.metadata["parse"], options[name])
+                values[name] = options[name]
             elif base is None and (raw := environ.get(f"OBSKIT_{name.upper()}", "")) != "":
                 values[name] = _parsed(
                     f"environment variable OBSKIT_{name.upper()}", spec.metadata["parse"], raw

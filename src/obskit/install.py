@@ -6,6 +6,7 @@ import atexit
 import inspect
 import os
 import sys
+from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, distribution
 from threading import Lock
 from typing import Any
@@ -67,13 +68,15 @@ def install(
         spoken = adapter.interface(app) if adapter is not None else _interface(app, interface)
         if interface is not None and interface != spoken:
             raise InstallError(f"option 'interface': saw {interface!r}, but {_named(app)} speaks {spoken}")
-        pipeline, notice = _compose(app, adapter, settings)
-        if adapter is not None:
-            served = adapter.attach(app, pipeline)
-        elif spoken == "wsgi":
-            served = WsgiDoor(app, pipeline)
-        else:
-            served = _plain_asgi(app, pipeline)
+        with ExitStack() as undo:  # an install that fails half-way leaves nothing behind
+            pipeline, notice = _compose(app, adapter, settings, undo)
+            if adapter is not None:
+                served = adapter.attach(app, pipeline)
+            elif spoken == "wsgi":
+                served = WsgiDoor(app, pipeline)
+            else:
+                served = _plain_asgi(app, pipeline)
+            undo.pop_all()
         _installed.append(pipeline)
         _flush_at_exit()
     pipeline.logs.emit("info", "obskit.installed", "obskit", {"interface": spoken, **notice})
@@ -90,21 +93,23 @@ def shutdown(timeout_s: float = 5.0) -> None:
         raise ValueError(f"timeout_s must not be negative, saw {timeout_s}")
     with _lock:
         going, _installed[:] = list(_installed), []
-    for pipeline in going:
-        pipeline.shutdown(timeout_s)
     if going:
         instrumentation.switch_off()
+    for pipeline in going:
+        pipeline.shutdown(timeout_s)
 
 
-def _compose(app: Any, adapter: Any, config: Config) -> tuple[Pipeline, dict[str, Any]]:
+def _compose(app: Any, adapter: Any, config: Config, undo: ExitStack) -> tuple[Pipeline, dict[str, Any]]:
     resource = _resource(app, adapter, config)
     own_provider = adapter.own_tracer_provider(app) if hasattr(adapter, "own_tracer_provider") else None
     is_secret = make_redactor(config.redact)
     metrics = Metrics(config.max_series)
     provider = get_provider(config, resource, own_provider)
+    undo.callback(provider.shutdown, 0.0)
     provider.count_with(metrics.export, metrics.dropped)
     traces = Traces(provider, is_secret)
     logs = Logs(config, metrics, resource, is_secret)
+    undo.callback(logs.shutdown, 0.0)
     for logger, handler in adapter.console_handlers(app) if hasattr(adapter, "console_handlers") else ():
         capture.release(logger, handler)
     pipeline = Pipeline(config, traces, metrics, logs, metrics)
@@ -118,6 +123,8 @@ def _compose(app: Any, adapter: Any, config: Config) -> tuple[Pipeline, dict[str
     )
     switched = instrumentation.Switched([], {}, [])
     if config.instrumentation:
+        if not _installed:
+            undo.callback(instrumentation.switch_off)
         switched = instrumentation.switch_on(config.disabled_instrumentations, provider.provider)
         for name, error in switched.failed:
             pipeline.failed(f"instrumentation.{name}", error)

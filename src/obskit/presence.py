@@ -85,6 +85,7 @@ class _Listener(Presence):
         self._upload_read = not has_body
         self._late = False
         self._pending: deque[Message] = deque()
+        self._failure: Exception | None = None
         self._application_waits = 0
         self._arrived: asyncio.Event | None = None
         self._task: asyncio.Task[None] | None = None
@@ -107,6 +108,8 @@ class _Listener(Presence):
                 arrived.set()
                 if message["type"] == "http.disconnect":
                     return
+        except Exception as error:
+            self._failure = error  # the application's to meet, when it asks
         finally:
             self._task = None
             arrived.set()
@@ -118,6 +121,9 @@ class _Listener(Presence):
         while True:
             if self._pending:
                 return self._pending.popleft()
+            if self._failure is not None:
+                failure, self._failure = self._failure, None
+                raise failure
             if self._task is None or self._arrived is None:
                 break
             self._arrived.clear()

@@ -38,7 +38,12 @@ class WsgiDoor:
         )
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["app"], name)
+        app = self.__dict__.get("app")
+        if app is None or name.startswith(
+            "__"
+        ):  # copying asks an object that has nothing yet, and for its protocols
+            raise AttributeError(name)
+        return getattr(app, name)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         pipeline = self.pipeline
@@ -114,18 +119,27 @@ class _Call:
         self.pipeline = door.pipeline
         self.started = False
 
-    def start_response(self, status: str, headers: Any, *exc_info: Any) -> Callable[[bytes], Any]:
+    def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], Any]:
+        self.find_route()
+        if self.pipeline.echo_request_id:
+            headers = [*headers, ("X-Request-ID", self.exchange.request_id)]
+        if exc_info is None:
+            write = self._start_response(status, headers)
+        else:
+            # Raises if headers are out already: what was sent then stays what it was.
+            write = self._start_response(status, headers, exc_info)
         try:
             self._note_start(status, headers)
-            if self.pipeline.echo_request_id:
-                headers = [*headers, ("X-Request-ID", self.exchange.request_id)]
         except Exception as error:
             self.pipeline.failed("wsgi.start_response", error)
-        write = self._start_response(status, headers, *exc_info)
 
         def counting_write(data: bytes) -> Any:
-            result = write(data)
-            self.sent(len(data))
+            try:
+                result = write(data)
+            except OSError:
+                self.exchange.disconnected = True
+                raise
+            self.note(self.sent, len(data))
             return result
 
         return counting_write
@@ -135,11 +149,18 @@ class _Call:
         exchange = self.exchange
         exchange.status = int(status[:3])
         exchange.declared_response_bytes = None
-        for name, value in headers:
-            if len(name) == 14 and name.lower() == "content-length":
-                exchange.declared_response_bytes = _length(value)
-                break
-        self.find_route()
+        if isinstance(headers, list | tuple):  # anything else may be readable only once
+            for name, value in headers:
+                if len(name) == 14 and name.lower() == "content-length":
+                    exchange.declared_response_bytes = _length(value)
+                    break
+
+    def note(self, stage: Callable[..., None], *arguments: Any) -> None:
+        """Take a note that must not fail the application."""
+        try:
+            stage(*arguments)
+        except Exception as error:
+            self.pipeline.failed("wsgi.body", error)
 
     def find_route(self) -> None:
         door = self._door
@@ -254,7 +275,7 @@ class _Body:
             item = next(self._iterator)
         except StopIteration:
             self._exhausted = True
-            call.exhausted()
+            call.note(call.exhausted)
             raise
         except BaseException as error:
             self._raised = True
@@ -328,31 +349,38 @@ class _Input:
     def __getattr__(self, name: str) -> Any:
         return getattr(object.__getattribute__(self, "_input"), name)
 
-    def read(self, size: int | None = -1, /) -> bytes:
+    def read(self, *size: int | None) -> bytes | None:
         try:
-            data: bytes = self._input.read() if size is None or size < 0 else self._input.read(size)
+            data: bytes | None = self._input.read(*size)
         except OSError:
-            self._note(0, ended=True)
+            self._noted(b"", True)
             raise
+        asked = size[0] if size else None
         # PEP 3333 streams block until all that was asked for is there: less means that no more will come.
-        self._note(len(data), ended=size is None or size < 0 or len(data) < size)
+        self._noted(data, asked is None or asked < 0 or (data is not None and len(data) < asked))
         return data
 
     def readline(self, *size: int) -> bytes:
         line: bytes = self._input.readline(*size)
-        self._note(len(line), ended=not line)
+        self._noted(line, not line)
         return line
 
     def readlines(self, *hint: int) -> list[bytes]:
         lines: list[bytes] = self._input.readlines(*hint)
-        self._note(sum(map(len, lines)), ended=not hint)
+        self._noted(b"".join(lines), not hint)
         return lines
 
     def __iter__(self) -> Iterator[bytes]:
         for line in self._input:
-            self._note(len(line), ended=False)
+            self._noted(line, False)
             yield line
-        self._note(0, ended=True)
+        self._noted(b"", True)
+
+    def _noted(self, data: Any, ended: bool) -> None:
+        try:
+            self._note(len(data) if data else 0, ended=ended)
+        except Exception as error:
+            self._exchange.pipeline.failed("wsgi.input", error)
 
     def _note(self, size: int, *, ended: bool) -> None:
         exchange = self._exchange

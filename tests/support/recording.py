@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+import anyio
+
 from obskit.asgi import AsgiDoor
 from obskit.config import Config
 from obskit.context import current
@@ -125,9 +127,7 @@ def snapshot(exchange: Exchange) -> SimpleNamespace:
     return kept
 
 
-def make_pipeline(
-    endpoints: Mapping[str, Any] | None = None, **options: Any
-) -> tuple[Pipeline, Notes]:
+def make_pipeline(endpoints: Mapping[str, Any] | None = None, **options: Any) -> tuple[Pipeline, Notes]:
     notes = Notes()
     pipeline = Pipeline(
         Config(**options),
@@ -200,13 +200,18 @@ async def talk_asgi(
     scope: dict[str, Any] | None = None,
     incoming: Iterable[dict[str, Any] | BaseException] = REQUEST,
     on_send: Callable[[dict[str, Any]], Awaitable[None] | None] | None = None,
+    *,
+    patient: bool = False,
 ) -> AsgiTalk:
-    """Run one call. What is left of `incoming` stays untaken; after its end the client is gone."""
+    """Run one call. After the end of `incoming` the client is gone; a `patient` one waits for the response first."""
     talk = AsgiTalk()
+    answered = anyio.Event()
     scope = http_scope() if scope is None else scope
     left = list(incoming)
 
     async def receive() -> dict[str, Any]:
+        if patient and not left:
+            await answered.wait()
         message = left.pop(0) if left else {"type": "http.disconnect"}
         if isinstance(message, BaseException):
             raise message
@@ -219,6 +224,8 @@ async def talk_asgi(
             if waiting is not None:
                 await waiting
         talk.sent.append(message)
+        if message.get("type") == "http.response.body" and not message.get("more_body", False):
+            answered.set()
 
     try:
         talk.returned = await app(scope, receive, send)
@@ -356,3 +363,13 @@ def wsgi_record(app: Any, *args: Any, route_of: Any = None, **kwargs: Any) -> Si
     assert notes.stages == []
     assert current() is None
     return notes.record
+
+
+def listing(*chunks: bytes, status: str = "200 OK", headers: Any = ()) -> Callable[..., Any]:
+    """A WSGI application that answers with a list of these chunks."""
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        start_response(status, list(headers))
+        return list(chunks)
+
+    return app

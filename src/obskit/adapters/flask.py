@@ -15,6 +15,7 @@ from obskit.pipeline import Pipeline
 from obskit.wsgi import Environ, WsgiDoor
 
 FRAMEWORK = "flask"
+_DOOR = "_obskit_door"
 
 
 def matches(app: Any) -> bool:
@@ -26,7 +27,7 @@ def interface(app: Any) -> str:
 
 
 def is_attached(app: Any) -> bool:
-    return isinstance(app.wsgi_app, WsgiDoor)
+    return _DOOR in vars(app)
 
 
 def framework(app: Any) -> str:
@@ -49,6 +50,8 @@ def console_handlers(app: Any) -> list[tuple[logging.Logger, logging.Handler]]:
 
 def attach(app: Any, pipeline: Pipeline) -> Any:
     app.wsgi_app = WsgiDoor(app.wsgi_app, pipeline, _route_of)
+    # Not by looking at wsgi_app: the user may put middleware around it afterwards.
+    setattr(app, _DOOR, True)
     flask.got_request_exception.connect(_note_exception, app)
     return app
 

@@ -114,6 +114,7 @@ class RouteFinder:
     def __init__(self, router: Any) -> None:
         self._router = router
         self._mounts: dict[str, _Mounted] = {}
+        self._leaves: dict[int, Any] = {}
 
     def __call__(self, scope: Scope, status: int | None) -> str | None:
         route = scope.get("route")
@@ -121,12 +122,31 @@ class RouteFinder:
         base = scope.get("app_root_path", root)
         mounted = self._mounted(root[len(base) :] if root.startswith(base) else "")
         if route is None or hasattr(route, "routes"):
+            leaf = self._leaf_of(scope, mounted)
+            if leaf is not None:
+                return mounted.prefix + str(leaf.path_format)
             # No leaf matched. What is mounted here either has no routes of its own (files) or matched none of them.
             if mounted.routes:
                 return self._redirected(mounted, scope, status)
             return mounted.prefix + _MOUNT_TAIL
         template = _template(route, scope)
         return None if template is None else mounted.prefix + template
+
+    def _leaf_of(self, scope: Scope, mounted: _Mounted) -> Any:
+        """The route by its endpoint, where the router leaves only that (FastAPI's for plain Starlette routes)."""
+        endpoint = scope.get("endpoint")
+        if endpoint is None:
+            return None
+        known = self._leaves.get(id(endpoint))
+        if known is not None and known.endpoint is endpoint:
+            return known
+        found = [route for route in _flat(mounted.routes) if getattr(route, "endpoint", None) is endpoint]
+        found = [route for route in found if not hasattr(route, "routes")]
+        if len(found) == 1:
+            self._leaves[id(endpoint)] = found[0]  # as many entries as there are endpoints
+            return found[0]
+        path = _path_below(scope)
+        return next((route for route in found if route.path_regex.match(path)), None)
 
     def _mounted(self, at: str) -> _Mounted:
         known = self._mounts.get(at)
@@ -141,15 +161,20 @@ class RouteFinder:
         """The template a slash redirect leads to; only that answer is looked up again."""
         if status != 307:
             return None
-        path = scope.get("path", "")
-        root = scope.get("root_path", "")
-        path = path[len(root) :] if root and path.startswith(root) else path
+        path = _path_below(scope)
         toggled = path.rstrip("/") if path.endswith("/") else path + "/"
         for route in _flat(mounted.routes):
             pattern = getattr(route, "path_regex", None)
             if pattern is not None and not hasattr(route, "routes") and pattern.match(toggled):
                 return mounted.prefix + str(route.path_format)
         return None
+
+
+def _path_below(scope: Scope) -> str:
+    """The path as the innermost router sees it."""
+    path: str = scope.get("path", "")
+    root = scope.get("root_path", "")
+    return path[len(root) :] if root and path.startswith(root) else path
 
 
 class ScopeRoutes:

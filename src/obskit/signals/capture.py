@@ -35,6 +35,7 @@ _ACCESS = ("uvicorn.access", "gunicorn.access", "hypercorn.access", "granian.acc
 _RECORD_KEYS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 # uvicorn's coloured copy of the message; Django's request object, whose text holds the query string.
 _RECORD_KEYS |= {"color_message", "request", "server_time"}
+_NOTHING = 100
 _LEVELS = {10: "debug", 20: "info", 30: "warning", 40: "error", 50: "critical"}
 
 _undo: list[tuple[Any, ...]] = []
@@ -50,6 +51,12 @@ class CaptureHandler(logging.Handler):
         sink = structured.active()
         if sink is None:
             return
+        try:
+            self._pass_on(record, sink)
+        except Exception:  # a record somebody made by hand may hold anything
+            sink.emit("error", "obskit.unreadable_record", "obskit", {})
+
+    def _pass_on(self, record: logging.LogRecord, sink: Any) -> None:
         fields = {key: value for key, value in vars(record).items() if key not in _RECORD_KEYS}
         event: Any = record.msg
         if isinstance(event, dict):  # structlog's wrap_for_formatter
@@ -60,8 +67,10 @@ class CaptureHandler(logging.Handler):
                 event = record.getMessage()
             except Exception as error:
                 fields["log_error"] = f"{type(error).__name__}: {error}"
-        error_logged = record.exc_info[1] if record.exc_info else None
-        sink.emit(_level(record.levelno), structured._shown(event), record.name, fields, error_logged)
+        if record.stack_info:
+            fields["stack"] = str(record.stack_info).splitlines()[-40:]
+        error_logged = structured.exception_given(record.exc_info, asked=False)
+        sink.emit(_level(record.levelno), structured.shown(event), str(record.name), fields, error_logged)
 
 
 class _RequestIds(logging.Filter):
@@ -94,16 +103,16 @@ def attach(sink: Any) -> None:
         if root.level == logging.WARNING:  # the default: nobody has asked for a level yet
             _set_level(root, sink.rank)
         adopt_servers(sink)
-    else:
+    elif not (structured.users_own() and console):
         own = logging.getLogger("obskit")
         _add_handler(own, _handler)
         _set_propagate(own, False)
         _set_level(own, sink.rank)
-        if mode == "auto":
-            ids = _RequestIds()
-            for handler in console:
-                handler.addFilter(ids)
-                _undo.append((handler.removeFilter, ids))
+    if mode == "auto" and console:
+        ids = _RequestIds()
+        for handler in console:
+            handler.addFilter(ids)
+            _undo.append((handler.removeFilter, ids))
 
 
 def adopt_servers(sink: Any) -> None:
@@ -114,7 +123,10 @@ def adopt_servers(sink: Any) -> None:
         _release_console(logging.getLogger(name), to_root=True)
     for name in _ACCESS:
         # The canonical line says all that an access line does. Without any handler, uvicorn does not even build it.
-        _release_console(logging.getLogger(name), to_root=sink.config.access_logs)
+        logger = logging.getLogger(name)
+        _release_console(logger, to_root=sink.config.access_logs)
+        if not sink.config.access_logs and not logger.handlers:
+            _set_level(logger, _NOTHING)  # or Python's handler of last resort would print its warnings
 
 
 def release(logger: logging.Logger, handler: logging.Handler) -> None:
@@ -153,9 +165,12 @@ def _release_console(logger: logging.Logger, *, to_root: bool) -> None:
 
 
 def _is_console(handler: logging.Handler) -> bool:
-    if not isinstance(handler, logging.StreamHandler) or isinstance(handler, logging.FileHandler):
+    if isinstance(handler, logging.FileHandler):
         return False
-    stream = handler.stream
+    # rich's handler has its stream in a console of its own.
+    stream = getattr(handler, "stream", None) or getattr(getattr(handler, "console", None), "file", None)
+    if stream is None:
+        return False
     if any(stream is known for known in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)):
         return True
     try:
@@ -179,8 +194,9 @@ def _remove_handler(logger: logging.Logger, handler: logging.Handler) -> None:
 
 
 def _set_level(logger: logging.Logger, level: int) -> None:
-    _undo.append((logger.setLevel, logger.level))
-    logger.setLevel(level)
+    if logger.level != level:
+        _undo.append((logger.setLevel, logger.level))
+        logger.setLevel(level)
 
 
 def _set_propagate(logger: logging.Logger, value: bool) -> None:

@@ -77,10 +77,13 @@ class _Family:
         found = self.series.get(values)
         if found is not None:
             return found
+        # One value that no encoding holds would make every scrape fail.
+        values = tuple(value.encode("utf-8", "replace").decode("utf-8") for value in values)
         with self._lock:
-            if len(self.series) >= self.limit:
+            if len(self.series) >= self.limit and values not in self.series:
+                # An empty value says that there is nothing to name: no error must not become some error.
                 values = tuple(
-                    OVERFLOW if label in _OPEN_LABELS else value
+                    OVERFLOW if value and label in _OPEN_LABELS else value
                     for label, value in zip(self.metric.labels, values, strict=True)
                 )
             if values not in self.series:

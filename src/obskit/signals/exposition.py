@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import gzip
 import hmac
+import re
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.core import Metric
-from prometheus_client.exposition import choose_encoder, gzip_accepted
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from obskit.config import Config
@@ -53,14 +54,17 @@ class Exposition:
             return _text(403, "Forbidden", refusal)
         if method not in ("GET", "HEAD"):
             return _text(405, "Method Not Allowed", "use GET or HEAD\n", ("Allow", "GET, HEAD"))
-        encode, content_type = choose_encoder(headers.get("accept", ""))
+        try:
+            encode, content_type = choose_encoder(headers.get("accept", ""))
+        except (TypeError, ValueError):  # a version that is no number
+            encode, content_type = choose_encoder("")
         body = encode(self._registry)
         answer_headers = [
             ("Content-Type", content_type),
             ("Vary", "Accept, Accept-Encoding"),
             ("Cache-Control", "no-store"),
         ]
-        if len(body) >= _MIN_GZIP_BYTES and gzip_accepted(headers.get("accept-encoding", "")):
+        if len(body) >= _MIN_GZIP_BYTES and _accepts_gzip(headers.get("accept-encoding", "")):
             body = gzip.compress(body, compresslevel=1)
             answer_headers.append(("Content-Encoding", "gzip"))
         answer_headers.append(("Content-Length", str(len(body))))
@@ -102,6 +106,15 @@ def _near(client: str, *, private: bool) -> bool:
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
     return address.is_loopback or (private and address.is_private and not address.is_unspecified)
+
+
+def _accepts_gzip(accept_encoding: str) -> bool:
+    # Not prometheus_client's: it takes "gzip;q=0", which says no (RFC 9110 §12.4.2), for a yes.
+    for part in accept_encoding.lower().split(",")[:32]:
+        coding, *parameters = (piece.strip() for piece in part.split(";"))
+        if coding == "gzip":
+            return not any(re.fullmatch(r"q=0(\.0*)?", parameter) for parameter in parameters)
+    return False
 
 
 def _text(status: int, reason: str, body: str, *more: tuple[str, str]) -> Answer:

@@ -20,6 +20,8 @@ MAX_TEXT: Final = 2_048
 MAX_ITEMS: Final = 64
 MAX_DEPTH: Final = 4
 MAX_FRAMES: Final = 20
+_SHORT_TEXT: Final = 256
+_NOTE_BYTES: Final = 64
 
 IsSecret = Callable[[str], bool]
 
@@ -38,24 +40,31 @@ def timestamp(unix_s: float | None = None) -> str:
     return f"{text}.{int((now - second) * 1e6):06d}Z"
 
 
-def quote(text: str) -> str:
-    """A JSON string, cut at 2,048 characters."""
-    return encode_basestring(text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…")
+def quote(text: str, limit: int = MAX_TEXT) -> str:
+    """A JSON string, cut at `limit` characters."""
+    return encode_basestring(text if len(text) <= limit else text[: limit - 1] + "…")
 
 
-def quote_or_null(text: str | None) -> str:
-    return "null" if text is None else quote(text)
+def quote_or_null(text: str | None, limit: int = MAX_TEXT) -> str:
+    return "null" if text is None else quote(text, limit)
 
 
 def plain(value: Any, is_secret: IsSecret, depth: int = 0) -> Any:
     """`value` as JSON can hold it: bounded in depth, items and length; secrets by key redacted. Never raises."""
+    try:
+        return _plain(value, is_secret, depth)
+    except Exception:
+        return f"<{type(value).__name__}>"  # it raises when it is only looked at
+
+
+def _plain(value: Any, is_secret: IsSecret, depth: int) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return value if len(value) <= MAX_TEXT else value[: MAX_TEXT - 1] + "…"
+        return text_of(value)
     if isinstance(value, int):
         # int subclasses (enums) as the number they are; numbers beyond 64 bits as text, readers would round them.
-        return int(value) if -(2**63) <= value < 2**63 else _text(value)
+        return int(value) if -(2**63) <= value < 2**63 else text_of(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(value)
     if depth < MAX_DEPTH:
@@ -67,20 +76,23 @@ def plain(value: Any, is_secret: IsSecret, depth: int = 0) -> Any:
             ]
     if isinstance(value, BaseException):
         return exception_of(value)
-    return _text(value)
+    return text_of(value)
 
 
 def _mapping(value: Mapping[Any, Any], is_secret: IsSecret, depth: int) -> Any:
     try:
-        pairs = [(_text(key), item) for _, (key, item) in zip(range(MAX_ITEMS), value.items(), strict=False)]
+        pairs = [
+            (text_of(key), item) for _, (key, item) in zip(range(MAX_ITEMS), value.items(), strict=False)
+        ]
     except Exception:
-        return _text(value)
+        return text_of(value)
     return {key: REDACTED if is_secret(key) else plain(item, is_secret, depth + 1) for key, item in pairs}
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """`str(value)`, cut at 2,048 characters. Never raises."""
     try:
-        text = value if isinstance(value, str) else str(value)
+        text = str.__str__(value) if isinstance(value, str) else str(value)
     except Exception as error:
         text = f"<{type(value).__name__}: {type(error).__name__} in str()>"
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
@@ -96,10 +108,10 @@ def exception_of(error: BaseException) -> dict[str, Any]:
     ]
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    found: dict[str, Any] = {"type": name, "message": _text(error), "frames": frames}
+    found: dict[str, Any] = {"type": name, "message": text_of(error), "frames": frames}
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if cause is not None:
-        found["cause"] = {"type": type(cause).__qualname__, "message": _text(cause)}
+        found["cause"] = {"type": type(cause).__qualname__, "message": text_of(cause)}
     return found
 
 
@@ -118,22 +130,26 @@ class LineFormat:
         self, level: str, event: str, logger: str, exchange: Exchange | None, fields: Mapping[str, Any]
     ) -> str:
         """A line the application (or its server) wrote."""
-        head = (
-            f'{{"timestamp":"{timestamp()}","level":"{level}","event":{quote(event)},"logger":{quote(logger)},'
-            f"{self._resource}"
-        )
-        if exchange is not None:
-            head += (
-                f',"trace_id":"{exchange.trace_id}","span_id":"{exchange.span_id}",'
+        now = timestamp()
+
+        def head(limit: int) -> str:
+            written = (
+                f'{{"timestamp":"{now}","level":"{level}","event":{quote(event, limit)},'
+                f'"logger":{quote(logger, limit)},{self._resource}'
+            )
+            if exchange is None:
+                return written
+            return (
+                f'{written},"trace_id":"{exchange.trace_id}","span_id":"{exchange.span_id}",'
                 f'"request_id":{quote(exchange.request_id)}'
             )
-        extra: Mapping[str, Any] = fields
-        if exchange is not None and exchange.facts:
-            extra = {**exchange.facts, **fields}
-        return self._whole(head, extra, BASE_KEYS)
+
+        facts = exchange.facts if exchange is not None else None
+        return self._whole(head, fields, facts, BASE_KEYS)
 
     def canonical(self, exchange: Exchange) -> str:
         """The one line that says how a request went."""
+        now = timestamp()
         first_byte = exchange.time_to_first_byte
         sent = (
             "null"
@@ -141,44 +157,67 @@ class LineFormat:
             else exchange.response_bytes
         )
         status = "null" if exchange.status is None else exchange.status
-        head = (
-            f'{{"timestamp":"{timestamp()}","level":"{exchange.level}","event":"{CANONICAL_EVENT}",'
-            f'"logger":"obskit.http",{self._resource},"trace_id":"{exchange.trace_id}",'
-            f'"span_id":"{exchange.span_id}","request_id":{quote(exchange.request_id)},'
-            f'"http_request_method":"{exchange.method}","http_route":{quote(exchange.http_route or "")},'
-            f'"url_path":{quote(exchange.url_path)},"http_response_status_code":{status},'
-            f'"outcome":"{exchange.outcome}","duration_s":{exchange.duration:.6f},'
-            f'"ttfb_s":{"null" if first_byte is None else f"{first_byte:.6f}"},'
-            f'"request_bytes":{exchange.request_bytes},"response_bytes":{sent},'
-            f'"client_address":{quote_or_null(exchange.client_address)},'
-            f'"user_agent":{quote_or_null(exchange.user_agent)},"worker_pid":{self.pid}'
-        )
-        return self._whole(head, canonical_extra(exchange), _CANONICAL_KEYS)
 
-    def _whole(self, head: str, extra: Mapping[str, Any], reserved: frozenset[str]) -> str:
-        if not extra:
+        def head(limit: int) -> str:
+            return (
+                f'{{"timestamp":"{now}","level":"{exchange.level}","event":"{CANONICAL_EVENT}",'
+                f'"logger":"obskit.http",{self._resource},"trace_id":"{exchange.trace_id}",'
+                f'"span_id":"{exchange.span_id}","request_id":{quote(exchange.request_id)},'
+                f'"http_request_method":"{exchange.method}","http_route":{quote(exchange.http_route or "")},'
+                f'"url_path":{quote(exchange.url_path, limit)},"http_response_status_code":{status},'
+                f'"outcome":"{exchange.outcome}","duration_s":{exchange.duration:.6f},'
+                f'"ttfb_s":{"null" if first_byte is None else f"{first_byte:.6f}"},'
+                f'"request_bytes":{exchange.request_bytes},"response_bytes":{sent},'
+                f'"client_address":{quote_or_null(exchange.client_address, limit)},'
+                f'"user_agent":{quote_or_null(exchange.user_agent, limit)},"worker_pid":{self.pid}'
+            )
+
+        return self._whole(head, own_fields(exchange), exchange.facts, _CANONICAL_KEYS)
+
+    def _whole(
+        self,
+        make_head: Callable[[int], str],
+        own: Mapping[str, Any],
+        facts: Mapping[str, Any] | None,
+        reserved: frozenset[str],
+    ) -> str:
+        """Head, facts and own fields as one line; what makes it too long is left out, the facts first."""
+        head = make_head(MAX_TEXT)
+        if _too_long(head, MAX_LINE_BYTES // 2):
+            head = make_head(_SHORT_TEXT)  # escapes take up to six bytes a character
+        if not own and not facts:
             return head + "}"
-        line = head + self._rendered(extra, reserved) + "}"
-        if len(line) * 4 > MAX_LINE_BYTES and len(line.encode("utf-8", "replace")) >= MAX_LINE_BYTES:
-            return f'{head},"left_out_characters":{len(line) - len(head)}}}'
-        return line
+        shown = self._rendered(own, reserved)
+        told = self._rendered({k: v for k, v in facts.items() if k not in own}, reserved) if facts else ""
+        if not _too_long(line := f"{head}{told}{shown}}}", MAX_LINE_BYTES):
+            return line
+        left_out = len(told)
+        if _too_long(head + shown, MAX_LINE_BYTES - _NOTE_BYTES):
+            error = {"exception": own["exception"]} if "exception" in own else {}
+            kept = self._rendered(error, reserved)
+            kept = "" if _too_long(head + kept, MAX_LINE_BYTES - _NOTE_BYTES) else kept
+            left_out, shown = left_out + len(shown) - len(kept), kept
+        return f'{head}{shown},"left_out_characters":{left_out}}}'
 
     def _rendered(self, fields: Mapping[str, Any], reserved: frozenset[str]) -> str:
         values = {}
         for key, value in list(fields.items())[:MAX_ITEMS]:
-            name = _text(key)
+            name = text_of(key)
             if name in reserved:  # a second key of that name would make the line ambiguous
                 name += "_"
             values[name] = REDACTED if self.is_secret(name) else plain(value, self.is_secret)
+        if not values:
+            return ""
         return "," + json.dumps(values, ensure_ascii=False, separators=(",", ":"), allow_nan=False)[1:-1]
 
 
-def canonical_extra(exchange: Exchange) -> dict[str, Any]:
-    """What only some canonical lines have: bound facts, and the exception that ended the request."""
-    extra: dict[str, Any] = dict(exchange.facts) if exchange.facts else {}
-    if exchange.exception is not None:
-        extra["exception"] = exception_of(exchange.exception)
-    return extra
+def _too_long(text: str, limit: int) -> bool:
+    return len(text) * 4 > limit and len(text.encode("utf-8", "replace")) >= limit
+
+
+def own_fields(exchange: Exchange) -> dict[str, Any]:
+    """What only some canonical lines have beside facts: the exception that ended the request."""
+    return {} if exchange.exception is None else {"exception": exception_of(exchange.exception)}
 
 
 BASE_KEYS: Final = frozenset(

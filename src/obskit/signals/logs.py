@@ -1,7 +1,7 @@
 """The logs view: one canonical line per exchange, and every other line of the process through the same end.
 
-`emit` is the one place where a line of any origin (structlog, stdlib logging, the canonical line, our own notices)
-gets its form. It never raises.
+`emit` is the one place where a line of any origin (structlog, stdlib logging, our own notices) gets its form. It
+never raises.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from obskit.config import Config
 from obskit.context import current
 from obskit.exchange import Exchange
 from obskit.names import CANONICAL_EVENT
-from obskit.signals import capture, structured
-from obskit.signals.lines import LineFormat, canonical_extra, exception_of, plain, timestamp
+from obskit.redact import REDACTED
+from obskit.signals import capture, console, structured
+from obskit.signals.lines import LineFormat, exception_of, own_fields, plain
 from obskit.signals.metrics import Metrics
 from obskit.signals.writer import Writer
 
@@ -33,6 +34,7 @@ class Logs:
     ) -> None:
         self.config = config
         self.rank = RANKS[config.log_level]
+        self.is_secret = is_secret
         self._metrics = metrics
         self._writer = Writer(metrics.dropped)
         self._service = (
@@ -40,16 +42,16 @@ class Logs:
             resource.get("service.version", ""),
             resource.get("deployment.environment.name", ""),
         )
-        self._is_secret = is_secret
         self._format = self._new_format()
         self._emitting = threading.local()
+        self._stopped = False
         readable = config.log_format == "console" or (config.log_format == "auto" and self._writer.isatty())
-        self._renderer = structured.console_renderer() if readable else None
+        self._renderer = console.Renderer(is_secret) if readable else None
         structured.attach(self)
         capture.attach(self)
 
     def _new_format(self) -> LineFormat:
-        return LineFormat(*self._service, self._is_secret, os.getpid())
+        return LineFormat(*self._service, self.is_secret, os.getpid())
 
     def begin(self) -> None:
         """In the process that serves: its pid, and the loggers its server has made meanwhile."""
@@ -60,13 +62,17 @@ class Logs:
         """Nothing to do: the line is written on close."""
 
     def closed(self, exchange: Exchange) -> None:
-        if RANKS[exchange.level] < self.rank:
+        if RANKS[exchange.level] < self.rank or self._stopped:
             return
         if structured.users_own():
-            structured.log(exchange.level, CANONICAL_EVENT, "obskit.http", self._canonical_fields(exchange))
+            structured.log(
+                exchange.level, CANONICAL_EVENT, "obskit.http", self._fields(exchange, with_ids=True)
+            )
         elif self._renderer is not None:
-            fields = self._canonical_fields(exchange)
-            self._write_readable(exchange.level, CANONICAL_EVENT, "obskit.http", exchange, fields)
+            fields = self._fields(exchange, with_ids=False)
+            self._writer.write(
+                self._renderer.line(exchange.level, CANONICAL_EVENT, "obskit.http", exchange, fields)
+            )
         else:
             self._writer.write(self._format.canonical(exchange))
         self._metrics.log_record(exchange.level)
@@ -80,15 +86,21 @@ class Logs:
         error: BaseException | None = None,
     ) -> None:
         """Write one line with the ids of the request this code runs for. Never raises, never re-enters itself."""
-        if RANKS[level] < self.rank or getattr(self._emitting, "now", False):
-            return  # a __str__ or a stream that logs while we write a line: its line would never end
+        if level not in RANKS:
+            level = "info"
+        if RANKS[level] < self.rank:
+            return
+        if getattr(self._emitting, "now", False):
+            # A __str__ or a stream that logs while we write a line: its line would never end.
+            self._metrics.dropped("logs", "recursion")
+            return
         self._emitting.now = True
         try:
             if error is not None:
                 fields = {**fields, "exception": exception_of(error)}
             exchange = current()
             if self._renderer is not None:
-                self._write_readable(level, event, logger, exchange, fields)
+                self._writer.write(self._renderer.line(level, event, logger, exchange, fields))
             else:
                 self._writer.write(self._format.line(level, event, logger, exchange, fields))
             self._metrics.log_record(level)
@@ -102,9 +114,10 @@ class Logs:
         """Say that a stage of ours failed (the pipeline bounds how often)."""
         self.emit("error", "obskit.internal_error", "obskit", {"stage": stage}, error)
 
-    def _canonical_fields(self, exchange: Exchange) -> dict[str, Any]:
+    def _fields(self, exchange: Exchange, *, with_ids: bool) -> dict[str, Any]:
+        """The canonical line as a dict, for a form that is not ours to write."""
         first_byte = exchange.time_to_first_byte
-        return {
+        fields: dict[str, Any] = {
             "http_request_method": exchange.method,
             "http_route": exchange.http_route,
             "url_path": exchange.url_path,
@@ -117,30 +130,23 @@ class Logs:
             "client_address": exchange.client_address,
             "user_agent": exchange.user_agent,
             "worker_pid": self._format.pid,
-            **canonical_extra(exchange),
+            **own_fields(exchange),
         }
-
-    def _write_readable(
-        self, level: str, event: str, logger: str, exchange: Exchange | None, fields: Mapping[str, Any]
-    ) -> None:
-        assert self._renderer is not None
-        shown = {
-            key: "[redacted]" if self._is_secret(key) else plain(value, self._is_secret)
-            for key, value in {**((exchange and exchange.facts) or {}), **fields}.items()
-            if value is not None
-        }
-        if exchange is not None:
-            shown["request_id"] = exchange.request_id
-        self._writer.write(
-            self._renderer(
-                {"timestamp": timestamp(), "level": level, "logger": logger, "event": event, **shown}
-            )
-        )
+        if with_ids:
+            names = ("service_name", "service_version", "deployment_environment")
+            ids = {name: value for name, value in zip(names, self._service, strict=True) if value}
+            for name in ("trace_id", "span_id", "request_id"):
+                ids[name] = getattr(exchange, name)
+            fields = {**ids, **fields}
+        for key, value in (exchange.facts or {}).items():
+            fields.setdefault(key, REDACTED if self.is_secret(key) else plain(value, self.is_secret))
+        return fields
 
     def flush(self, timeout_s: float) -> None:
         """Lines are written as they come: nothing is buffered."""
 
     def shutdown(self, timeout_s: float) -> None:
-        """Undo the process-wide logging set-up when the last install goes."""
+        """Stop writing, and undo the process-wide logging set-up when the last install goes."""
+        self._stopped = True
         capture.detach(self)
         structured.detach(self)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Sequence
 from threading import Lock, Thread
 from typing import Any
@@ -52,7 +53,7 @@ class ProviderHandle:
             if self._processor is not None or self._make_exporter is None:
                 return
             exporter = _CountingExporter(self._make_exporter(), self._counts)
-            self._processor = BatchSpanProcessor(exporter)
+            self._processor = _CountingProcessor(exporter, self._counts)
             self.provider.add_span_processor(self._processor)
 
     def flush(self, timeout_s: float) -> None:
@@ -76,6 +77,8 @@ class ProviderHandle:
         if self._processor is not None:
             processor, self._processor = self._processor, None
             _bounded(processor.shutdown, timeout_s)
+        else:
+            self.flush(timeout_s)
         if self.ours:
             _forget_global(self.provider)
 
@@ -122,13 +125,13 @@ def _exporter(config: Config) -> tuple[Callable[[], SpanExporter] | None, str]:
     env = os.environ
     if env.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return None, "disabled"
-    named = env.get("OTEL_TRACES_EXPORTER", "").strip().lower()
+    named = {name.strip().lower() for name in env.get("OTEL_TRACES_EXPORTER", "").split(",")} - {""}
     endpoint = (
         config.otlp_endpoint
         or env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
         or env.get("OTEL_EXPORTER_OTLP_ENDPOINT")
     )
-    if config.otlp_endpoint is None and (named == "none" or (not endpoint and named != "otlp")):
+    if config.otlp_endpoint is None and ("otlp" not in named and (named or not endpoint)):
         return None, "none"
     protocol = (
         config.otlp_protocol
@@ -165,6 +168,23 @@ def _grpc(config: Config) -> Callable[[], SpanExporter]:
             f"(or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf); import failed with: {error}"
         ) from error
     return lambda: grpc_exporter.OTLPSpanExporter(endpoint=config.otlp_endpoint)
+
+
+class _CountingProcessor(BatchSpanProcessor):
+    """The SDK's batch processor, which drops the oldest span of a full queue; here not without counting it."""
+
+    def __init__(self, exporter: SpanExporter, counts: list[tuple[CountExport, CountDropped]]) -> None:
+        super().__init__(exporter)
+        self._counts = counts
+        batch = getattr(self, "_batch_processor", None)
+        self._waiting: Any = getattr(batch, "_queue", ())
+        self._room: int = getattr(batch, "_max_queue_size", sys.maxsize)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if len(self._waiting) >= self._room:
+            for _, dropped in self._counts[:1]:
+                dropped("traces", "queue_full", 1)
+        super().on_end(span)
 
 
 class _CountingExporter(SpanExporter):

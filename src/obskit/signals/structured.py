@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any, Protocol
+import traceback
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from obskit.context import current
+from obskit.redact import REDACTED
+from obskit.signals.lines import plain
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -18,25 +21,11 @@ _METHODS = ("debug", "info", "warning", "warn", "error", "critical", "fatal", "e
 _LEVELS = {"warn": "warning", "exception": "error", "fatal": "critical", "msg": "info", "notset": "debug"}
 _BY_NUMBER = {10: "debug", 20: "info", 30: "warning", 40: "error", 50: "critical"}
 
-
-class Sink(Protocol):
-    """Where lines go: the Logs signal."""
-
-    rank: int
-
-    def emit(
-        self,
-        level: str,
-        event: str,
-        logger: str,
-        fields: Mapping[str, Any],
-        error: BaseException | None = None,
-    ) -> None: ...
-
-
+# Where lines go: the Logs signal of each install, newest last.
 _sinks: list[Any] = []
 _configured_by_us = False
-_added_to: list[Any] | None = None
+# The user's own processors, when ours was added to them.
+_added_to: Sequence[Any] | None = None
 
 
 def active() -> Any:
@@ -54,9 +43,12 @@ def attach(sink: Any) -> None:
     if _configured_by_us or _added_to is not None:
         return
     if structlog.is_configured():
-        # Their chain stays. Our processor goes first, into the very list that loggers already made refer to.
-        _added_to = structlog.get_config()["processors"]
-        _added_to.insert(0, add_request_context)
+        theirs = structlog.get_config()["processors"]
+        if isinstance(theirs, list):
+            theirs.insert(0, add_request_context)  # into the very list that loggers already made refer to
+        else:
+            structlog.configure(processors=[add_request_context, *theirs])
+        _added_to = theirs
         return
     structlog.configure(
         processors=[_emit],
@@ -68,19 +60,21 @@ def attach(sink: Any) -> None:
 
 
 def detach(sink: Any) -> None:
-    """Forget `sink`; with the last one, leave structlog as it was found."""
+    """Forget `sink`; with the last one, leave structlog as it was found, or as the user has set it up since."""
     global _configured_by_us, _added_to
     if sink in _sinks:
         _sinks.remove(sink)
     if _sinks:
         return
-    if _configured_by_us:
+    now = structlog.get_config()["processors"]
+    if _configured_by_us and _emit in now:
         structlog.reset_defaults()
-        _configured_by_us = False
-    if _added_to is not None:
-        if add_request_context in _added_to:
-            _added_to.remove(add_request_context)
-        _added_to = None
+    if _added_to is not None and add_request_context in now:
+        if now is _added_to and isinstance(now, list):
+            now.remove(add_request_context)
+        else:
+            structlog.configure(processors=_added_to)
+    _configured_by_us, _added_to = False, None
 
 
 def users_own() -> bool:
@@ -93,10 +87,44 @@ def log(level: str, event: str, logger: str, fields: Mapping[str, Any]) -> None:
     structlog.get_logger(logger).log(getattr(logging, level.upper()), event, **fields)
 
 
-def get_logger(name: str | None) -> FilteringBoundLogger:
-    """A lazy structlog logger; it takes its configuration when it writes its first line."""
-    logger: FilteringBoundLogger = structlog.get_logger(name) if name else structlog.get_logger()
-    return logger
+def get_logger(name: Any = None) -> FilteringBoundLogger:
+    """A logger that takes structlog's configuration when it writes, not when it is made or bound."""
+    return LateLogger(name, {})  # type: ignore[return-value]
+
+
+class LateLogger:
+    """A structlog logger by name and bound values; the real one is made for each line.
+
+    structlog's own proxy fixes its configuration at the first `bind`, which for a logger bound at module level is
+    before `install`.
+    """
+
+    def __init__(self, name: Any, context: Mapping[str, Any]) -> None:
+        self._name = name
+        self._context = context
+
+    def bind(self, **values: Any) -> LateLogger:
+        """A logger with these values too on each line."""
+        return LateLogger(self._name, {**self._context, **values})
+
+    def new(self, **values: Any) -> LateLogger:
+        """A logger with only these values."""
+        return LateLogger(self._name, values)
+
+    def unbind(self, *keys: str) -> LateLogger:
+        """A logger without these values. Raises KeyError if one is not bound."""
+        for key in keys:
+            if key not in self._context:
+                raise KeyError(key)
+        return self.try_unbind(*keys)
+
+    def try_unbind(self, *keys: str) -> LateLogger:
+        """A logger without these values."""
+        return LateLogger(self._name, {k: v for k, v in self._context.items() if k not in keys})
+
+    def __getattr__(self, method: str) -> Any:
+        arguments = () if self._name is None or self._name == "" else (self._name,)
+        return getattr(structlog.get_logger(*arguments, **self._context), method)
 
 
 def add_request_context(
@@ -104,41 +132,42 @@ def add_request_context(
 ) -> MutableMapping[str, Any]:
     """A structlog processor: trace, span and request id and bound facts of the request this line belongs to."""
     exchange = current()
-    if exchange is not None:
+    sink = active()
+    if exchange is not None and sink is not None:
         event_dict.setdefault("trace_id", exchange.trace_id)
         event_dict.setdefault("span_id", exchange.span_id)
         event_dict.setdefault("request_id", exchange.request_id)
         for key, value in (exchange.facts or {}).items():
-            event_dict.setdefault(key, value)
+            secret = sink.is_secret(key)
+            event_dict.setdefault(key, REDACTED if secret else plain(value, sink.is_secret))
     return event_dict
-
-
-def console_renderer() -> Callable[[dict[str, Any]], str]:
-    """structlog's readable form, in colour, for a person at a terminal."""
-    renderer = structlog.dev.ConsoleRenderer(colors=True, pad_event_to=24)
-    return lambda event_dict: str(renderer(None, event_dict["level"], event_dict))
 
 
 class _NamedLogger:
     """The end of our structlog chain: only carries the name; `_emit` writes."""
 
-    def __init__(self, name: str | None = None, *_: Any) -> None:
-        self.name = name or "app"
+    def __init__(self, name: Any = None, *_: Any) -> None:
+        if not isinstance(name, str):
+            name = "" if name is None else str(name)
+        self.name: str = name or "app"
 
 
 def _emit(logger: Any, method: str, event_dict: MutableMapping[str, Any]) -> Any:
     level = _LEVELS.get(method, method)
     event = event_dict.pop("event", "")
-    error = _exception(event_dict.pop("exc_info", None), asked=method == "exception")
+    error = exception_given(event_dict.pop("exc_info", None), asked=method == "exception")
+    if event_dict.pop("stack_info", None):
+        event_dict["stack"] = _callers()
     sink = active()
     if sink is not None:
         context = structlog.contextvars.get_contextvars()
         fields = {**context, **event_dict} if context else event_dict
-        sink.emit(level, event if isinstance(event, str) else _shown(event), logger.name, fields, error)
+        sink.emit(level, shown(event), logger.name, fields, error)
     raise structlog.DropEvent  # written: there is no logger behind us
 
 
-def _exception(exc_info: Any, *, asked: bool) -> BaseException | None:
+def exception_given(exc_info: Any, *, asked: bool) -> BaseException | None:
+    """The exception that `exc_info` (True, an exception, or a triple) stands for."""
     if isinstance(exc_info, BaseException):
         return exc_info
     if isinstance(exc_info, tuple):
@@ -146,11 +175,23 @@ def _exception(exc_info: Any, *, asked: bool) -> BaseException | None:
     return sys.exc_info()[1] if exc_info or asked else None
 
 
-def _shown(event: Any) -> str:
+def shown(event: Any) -> str:
+    """An event as text. Never raises."""
+    if isinstance(event, str):
+        return event.rstrip("\n")  # uvicorn ends some of its messages with one
     try:
-        return str(event).rstrip("\n")
+        return str(event)
     except Exception:
         return f"<{type(event).__name__}>"
+
+
+def _callers() -> list[str]:
+    """The stack of the line that is being written, innermost last, without structlog's frames and ours."""
+    frames = traceback.extract_stack(limit=40)
+    not_theirs = ("/structlog/", "/obskit/signals/")
+    return [
+        f"{f.filename}:{f.lineno} {f.name}" for f in frames if not any(p in f.filename for p in not_theirs)
+    ]
 
 
 def _guarded_logger() -> type[Any]:
@@ -164,16 +205,26 @@ def _guarded_logger() -> type[Any]:
             try:
                 return original(self, *args, **kwargs)
             except Exception as error:
-                _tell_unprintable(self, name, args, kwargs, error)
-                return None
+                return _tell_unprintable(self, name, args, kwargs, error)
 
-        method.__name__ = name
-        method.__doc__ = original.__doc__
+        method.__name__, method.__doc__ = name, original.__doc__
         return method
 
-    return type(
-        "GuardedBoundLogger", (base,), {name: guarded(name) for name in _METHODS if hasattr(base, name)}
-    )
+    def guarded_async(name: str) -> Callable[..., Any]:
+        original = getattr(base, f"a{name}")
+
+        async def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return await original(self, *args, **kwargs)
+            except Exception as error:
+                return _tell_unprintable(self, name, args, kwargs, error)
+
+        method.__name__, method.__doc__ = f"a{name}", original.__doc__
+        return method
+
+    methods = {name: guarded(name) for name in _METHODS if hasattr(base, name)}
+    methods |= {f"a{name}": guarded_async(name) for name in _METHODS if hasattr(base, f"a{name}")}
+    return type("GuardedBoundLogger", (base,), methods)
 
 
 def _tell_unprintable(
@@ -191,6 +242,6 @@ def _tell_unprintable(
         event = args[0] if args else kwargs.get("event", "")
         fields = {**logger._context, **{k: v for k, v in kwargs.items() if k not in ("event", "exc_info")}}
         fields["log_error"] = f"{type(error).__name__}: {error}"
-        sink.emit(level, event if isinstance(event, str) else _shown(event), "app", fields)
+        sink.emit(level, shown(event), logger._logger.name, fields)
     except Exception:
         return

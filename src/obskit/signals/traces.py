@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +16,10 @@ from obskit import names
 from obskit.exchange import Exchange
 from obskit.redact import REDACTED
 from obskit.signals import provider as providers
+from obskit.signals.lines import exception_of, plain
 from obskit.version import __version__
 
 _SERVER_ERROR = Status(StatusCode.ERROR)
-_IDS = trace.NonRecordingSpan  # what the API gives when the SDK is disabled
 
 
 class Traces:
@@ -67,16 +68,18 @@ class Traces:
             set_status_on_exception=False,
         )
         ids = span.get_span_context()
+        before = trace.get_current_span(parent).get_span_context()
+        if before.is_valid:
+            exchange.parent_span_id = f"{before.span_id:016x}"
         if ids.is_valid:
             exchange.trace_id = f"{ids.trace_id:032x}"
             exchange.span_id = f"{ids.span_id:016x}"
             exchange.sampled = ids.trace_flags.sampled
-        else:
-            # OTEL_SDK_DISABLED: no spans, but log lines of one request still need to find each other.
+        # OTEL_SDK_DISABLED: no span, or the caller's own. The lines of one request still need to find each other.
+        if not ids.is_valid:
             exchange.trace_id, exchange.span_id = self._new_ids()
-        before = trace.get_current_span(parent).get_span_context()
-        if before.is_valid:
-            exchange.parent_span_id = f"{before.span_id:016x}"
+        elif ids.span_id == before.span_id:
+            exchange.span_id = self._new_ids()[1]
         exchange.span = span
         exchange.otel_context = trace.set_span_in_context(span, parent)
 
@@ -94,6 +97,12 @@ class Traces:
         exchange.span = exchange.otel_context = None
         if not span.is_recording():
             return
+        try:
+            self._describe(span, exchange)
+        finally:
+            span.end(exchange.started_unix_ns + round(exchange.duration * 1e9))
+
+    def _describe(self, span: Any, exchange: Exchange) -> None:
         attributes: dict[str, Any] = {
             names.ATTR_OUTCOME: str(exchange.outcome),
             names.ATTR_REQUEST_ID: exchange.request_id,
@@ -112,14 +121,15 @@ class Traces:
         if exchange.response_bytes:
             attributes[names.ATTR_RESPONSE_SIZE] = exchange.response_bytes
         for key, value in (exchange.facts or {}).items():
-            attributes[names.ATTR_FACT_PREFIX + key] = REDACTED if self._is_secret(key) else _attribute(value)
+            secret = self._is_secret(key)
+            attributes[names.ATTR_FACT_PREFIX + key] = (
+                REDACTED if secret else _attribute(value, self._is_secret)
+            )
         span.set_attributes(attributes)
-        exception = exchange.exception
-        if isinstance(exception, Exception):
-            span.record_exception(exception)
+        if isinstance(exchange.exception, Exception):
+            span.add_event("exception", _exception(exchange.exception))
         if exchange.level == "error":
             span.set_status(_SERVER_ERROR)
-        span.end(exchange.started_unix_ns + round(exchange.duration * 1e9))
 
     def flush(self, timeout_s: float) -> None:
         self._provider.flush(timeout_s)
@@ -136,10 +146,26 @@ def _span_method(exchange: Exchange) -> str:
     return "HTTP" if exchange.method == names.OTHER_METHOD else exchange.method
 
 
-def _attribute(value: Any) -> Any:
-    if isinstance(value, bool | int | float):
-        return value
-    return str(value)[:MAX_ATTRIBUTE]
+def _attribute(value: Any, is_secret: Callable[[str], bool]) -> Any:
+    shown = plain(value, is_secret)
+    if shown is None or isinstance(shown, list | dict):
+        return json.dumps(shown, ensure_ascii=False)[:MAX_ATTRIBUTE]
+    return shown
+
+
+def _exception(error: Exception) -> dict[str, Any]:
+    """The attributes of an exception event (semantic conventions), without source text or locals.
+
+    Not `span.record_exception`: that raises where `str(exception)` does.
+    """
+    known = exception_of(error)
+    frames = [f'  File "{f["file"]}", line {f["line"]}, in {f["function"]}' for f in known["frames"]]
+    summary = f"{known['type']}: {known['message']}"
+    return {
+        "exception.type": known["type"],
+        "exception.message": known["message"],
+        "exception.stacktrace": "\n".join(["Traceback (most recent call last):", *frames, summary]),
+    }
 
 
 def _id_generator(provider: Any) -> Callable[[], tuple[str, str]]:

@@ -16,6 +16,7 @@ class Writer:
 
     def __init__(self, dropped: Callable[[str, str], None]) -> None:
         self._dropped = dropped
+        self._torn = False
 
     def write(self, line: str) -> None:
         """Write one line (without its newline). Never raises; a line that cannot be written is counted."""
@@ -28,19 +29,26 @@ class Writer:
             if sys.__stdout__ is not None and stream is sys.__stdout__:
                 # Unbuffered and in one piece; what the application has printed so far stays in front of it.
                 stream.flush()
-                fd = stream.fileno()
-                written = os.write(fd, data)
-                while written < len(data):
-                    written += os.write(fd, data[written:])
+                self._write_all(stream.fileno(), data)
             else:
                 stream.write(data.decode("utf-8"))
                 stream.flush()
-        except (OSError, ValueError):
+        except Exception:  # a stream the application put there may raise anything
             self._dropped("logs", "write_failed")
+
+    def _write_all(self, fd: int, data: bytes) -> None:
+        if self._torn:
+            data = b"\n" + data  # the line before ends in the middle
+        self._torn = False
+        written = os.write(fd, data)
+        while written < len(data):
+            self._torn = True
+            written += os.write(fd, data[written:])
+        self._torn = False
 
     def isatty(self) -> bool:
         """Whether a person is looking."""
         try:
             return sys.stdout is not None and sys.stdout.isatty()
-        except (OSError, ValueError):
+        except Exception:  # as above
             return False

@@ -1,0 +1,62 @@
+"""A log line for a person at a terminal, by structlog's console renderer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+
+from obskit.exchange import Exchange
+from obskit.redact import REDACTED
+from obskit.signals.lines import plain, text_of, timestamp
+
+# What would move the cursor, ring, retitle the window or fake a line of its own.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# Keys structlog's renderer gives a place or a meaning of their own.
+_RENDERERS_OWN = frozenset(
+    {"timestamp", "level", "event", "logger", "logger_name", "stack", "exc_info", "exception"}
+)
+
+
+class Renderer:
+    """Renders lines readable and in colour."""
+
+    def __init__(self, is_secret: Callable[[str], bool]) -> None:
+        self._is_secret = is_secret
+        self._render = structlog.dev.ConsoleRenderer(colors=True, pad_event_to=24)
+
+    def line(
+        self, level: str, event: str, logger: str, exchange: Exchange | None, fields: Mapping[str, Any]
+    ) -> str:
+        """One line, and below it the exception if there is one."""
+        shown: dict[str, Any] = {}
+        facts = exchange.facts if exchange is not None else None
+        for key, value in {**(facts or {}), **fields}.items():
+            name = _CONTROL.sub(_escaped, text_of(key))
+            if name == "exception" and isinstance(value, Mapping):
+                shown["exception"] = _traceback(value)
+            elif value is not None:
+                name = name + "_" if name in _RENDERERS_OWN else name
+                shown[name] = REDACTED if self._is_secret(name) else _visible(plain(value, self._is_secret))
+        if exchange is not None:
+            shown["request_id"] = exchange.request_id
+        head = {"timestamp": timestamp(), "level": level, "logger": logger, "event": _visible(event)}
+        return str(self._render(None, level, {**head, **shown}))
+
+
+def _visible(value: Any) -> Any:
+    return _CONTROL.sub(_escaped, value) if isinstance(value, str) else value
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return repr(match[0])[1:-1]
+
+
+def _traceback(exception: Mapping[str, Any]) -> str:
+    frames = [
+        f'  File "{f["file"]}", line {f["line"]}, in {f["function"]}' for f in exception.get("frames", ())
+    ]
+    last = f"{exception.get('type')}: {exception.get('message')}"
+    return "\n".join(["Traceback (most recent call last):", *frames, str(_visible(last))])

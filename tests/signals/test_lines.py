@@ -1,0 +1,434 @@
+"""A line is one JSON object of bounded length, whatever the application put into it."""
+
+from __future__ import annotations
+
+import enum
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import PurePosixPath
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from obskit.exchange import MAX_FACTS, Exchange, Outcome
+from obskit.names import CANONICAL_KEYS
+from obskit.redact import REDACTED, make_redactor
+from obskit.signals.lines import (
+    BASE_KEYS,
+    MAX_DEPTH,
+    MAX_FRAMES,
+    MAX_ITEMS,
+    MAX_TEXT,
+    LineFormat,
+    exception_of,
+    plain,
+    quote,
+    quote_or_null,
+    timestamp,
+)
+from obskit.signals.writer import MAX_LINE_BYTES
+
+IS_SECRET = make_redactor()
+FORMAT = LineFormat("shop", "1.2", "test", IS_SECRET, 4711)
+
+
+def read(line: str) -> dict[str, Any]:
+    """The object on a line as a reader of the stream gets it; fails for what is no single bounded JSON line."""
+    data = (line + "\n").encode("utf-8", "replace")
+    assert len(data) <= MAX_LINE_BYTES
+    assert data.count(b"\n") == 1
+    assert b"\r" not in data
+    assert b"\x1b" not in data
+    found = json.loads(data, object_pairs_hook=_without_duplicates, parse_constant=pytest.fail)
+    assert isinstance(found, dict)
+    return found
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    assert len({key for key, _ in pairs}) == len(pairs)
+    return dict(pairs)
+
+
+def shown(value: Any) -> Any:
+    """`value` as a field of a line."""
+    return read(FORMAT.line("info", "e", "app", None, {"field": value}))["field"]
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+class Code(enum.IntEnum):
+    LOST = 404
+
+
+class Word(enum.StrEnum):
+    YES = "yes"
+
+
+class Unprintable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+    __str__ = __repr__
+
+
+class Mute:
+    """Has a repr, for the report of a failing example, and no text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, None),
+        (True, True),
+        ("text", "text"),
+        ("\ud800", "?"),
+        ("a\r\nb", "a\r\nb"),
+        ("\x1b[31mred\x1b[0m", "\x1b[31mred\x1b[0m"),
+        ("\x00\u2028", "\x00\u2028"),
+        (1.5, 1.5),
+        (float("nan"), "nan"),
+        (float("-inf"), "-inf"),
+        (2**63 - 1, 2**63 - 1),
+        (-(2**63), -(2**63)),
+        (2**63, "9223372036854775808"),
+        (10**5000, "<int: ValueError in str()>"),
+        (b"\xff\x00", "b'\\xff\\x00'"),
+        (Colour.RED, "Colour.RED"),
+        (Code.LOST, 404),
+        (Word.YES, "yes"),
+        (datetime(2026, 1, 31, tzinfo=UTC), "2026-01-31 00:00:00+00:00"),
+        (date(2026, 1, 31), "2026-01-31"),
+        (Decimal("1.10"), "1.10"),
+        (UUID(int=7), "00000000-0000-0000-0000-000000000007"),
+        (PurePosixPath("a/b"), "a/b"),
+        ({1}, [1]),
+        (frozenset({"a"}), ["a"]),
+        ((1, "a", None), [1, "a", None]),
+        ({1: "one", None: "none"}, {"1": "one", "None": "none"}),
+        (Unprintable(), "<Unprintable: RuntimeError in str()>"),
+        ([Unprintable()], ["<Unprintable: RuntimeError in str()>"]),
+        ({Unprintable(): 1}, {"<Unprintable: RuntimeError in str()>": 1}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_value_is_shown_as_json_can_hold_it(value: Any, expected: Any) -> None:
+    assert shown(value) == expected
+
+
+def test_an_exception_as_a_value_is_shown_by_type_and_message() -> None:
+    assert shown(ValueError("bad")) == {"type": "ValueError", "message": "bad", "frames": []}
+
+
+def test_a_string_of_100_mb_is_cut() -> None:
+    text = shown("x" * 100_000_000)
+    assert len(text) == MAX_TEXT
+    assert text.endswith("x…")
+
+
+def test_a_generator_is_not_consumed() -> None:
+    numbers = iter([1, 2])
+    assert "iterator" in shown(numbers)
+    assert list(numbers) == [1, 2]
+
+
+def test_a_cycle_ends() -> None:
+    circle: dict[str, Any] = {}
+    circle["self"] = [circle]
+    assert isinstance(shown(circle), dict)
+
+
+def test_nesting_is_cut_at_its_depth_and_told_as_text() -> None:
+    deep: Any = "bottom"
+    for _ in range(50):
+        deep = {"in": deep}
+    found = shown(deep)
+    for _ in range(MAX_DEPTH):
+        found = found["in"]
+    assert isinstance(found, str)
+
+
+@pytest.mark.parametrize("many", [list(range(1000)), {str(n): n for n in range(1000)}, set(range(1000))])
+def test_a_collection_is_cut_at_its_items(many: Any) -> None:
+    assert len(shown(many)) == MAX_ITEMS
+
+
+class BrokenMapping(Mapping[str, Any]):
+    def __getitem__(self, key: str) -> Any:
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        raise RuntimeError("no keys")
+
+    def __len__(self) -> int:
+        return 1
+
+    def __str__(self) -> str:
+        return "a broken mapping"
+
+
+class BrokenList(list[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        raise RuntimeError("no items")
+
+    def __str__(self) -> str:
+        return "a broken list"
+
+
+class BrokenText(str):
+    def __len__(self) -> int:
+        raise RuntimeError("no length")
+
+
+class BrokenFloat(float):
+    def __float__(self) -> float:
+        raise RuntimeError("no float")
+
+
+class Liar:
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        raise RuntimeError("no class")
+
+
+@pytest.mark.parametrize(
+    "make", [BrokenMapping, lambda: BrokenList([1]), lambda: BrokenText("abc"), lambda: BrokenFloat(1.5), Liar],
+    ids=["mapping", "list", "text", "float", "class"],
+)  # fmt: skip
+def test_a_value_that_raises_when_looked_at_costs_neither_the_line_nor_its_neighbours(make: Any) -> None:
+    line = read(FORMAT.line("info", "order.paid", "app", None, {"before": 1, "field": make(), "after": 2}))
+    assert (line["event"], line["before"], line["after"]) == ("order.paid", 1, 2)
+
+
+@pytest.mark.parametrize("key", sorted(BASE_KEYS))
+def test_a_key_that_is_ours_is_kept_beside_ours(key: str) -> None:
+    line = read(FORMAT.line("info", "e", "app", Exchange(), {key: "theirs"}))
+    assert line[key + "_"] == "theirs"
+    assert line[key] != "theirs"
+
+
+def test_keys_that_are_no_text_become_text() -> None:
+    line = read(FORMAT.line("info", "e", "app", None, {1: "one", ("a",): "tuple"}))  # type: ignore[dict-item]
+    assert line["1"] == "one"
+    assert line["('a',)"] == "tuple"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"password": "p"}, {"order": {"card_number": "4111"}}, {"calls": [{"Authorization": "Bearer x"}]}],
+)
+def test_a_secret_is_redacted_at_any_depth(fields: dict[str, Any]) -> None:
+    line = FORMAT.line("info", "e", "app", None, fields)
+    assert REDACTED in line
+    assert not any(secret in line for secret in ("4111", "Bearer", '"p"'))
+
+
+JSON_LIKE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.binary(max_size=20) | st.datetimes()
+    | st.text(st.characters(codec=None), max_size=40) | st.builds(Mute),
+    lambda inner: st.lists(inner, max_size=4) | st.tuples(inner)
+    | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=20,
+)  # fmt: skip
+ANY_TEXT = st.text(st.characters(codec=None), max_size=100)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    fields=st.dictionaries(ANY_TEXT | st.sampled_from(sorted(BASE_KEYS)), JSON_LIKE, max_size=8),
+    event=ANY_TEXT,
+)
+def test_any_fields_give_one_valid_line(fields: dict[str, Any], event: str) -> None:
+    line = read(FORMAT.line("info", event, "app", Exchange(), fields))
+    assert line["event"] == event.encode("utf-8", "replace").decode()
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.sampled_from(["x", "é", "\U0001f600", "\x01", "\ud800", '"']), min_size=1, max_size=3),
+    st.integers(1, 80),
+)
+def test_a_line_is_bounded_whatever_its_characters_weigh(characters: list[str], count: int) -> None:
+    text = "".join(characters) * MAX_TEXT
+    read(FORMAT.line("info", text, "app", Exchange(), {f"field{n}": text for n in range(count)}))
+
+
+def test_a_line_that_would_be_too_long_says_how_much_it_left_out() -> None:
+    line = read(FORMAT.line("info", "e", "app", None, {f"f{n}": "x" * MAX_TEXT for n in range(20)}))
+    assert line["left_out_characters"] > MAX_LINE_BYTES
+    assert line["service_name"] == "shop"
+
+
+def test_a_line_that_just_fits_is_whole() -> None:
+    fields = {f"f{n}": "x" * MAX_TEXT for n in range(7)}
+    assert read(FORMAT.line("info", "e", "app", None, fields))["f6"] == "x" * MAX_TEXT
+
+
+@pytest.mark.parametrize("character", ["\x01", "\U0001f600"], ids=["control", "emoji"])
+@pytest.mark.parametrize("facts", [None, {"a": 1}], ids=["no facts", "facts"])
+def test_a_canonical_line_is_bounded_whatever_the_client_sent(
+    character: str, facts: dict[str, Any] | None
+) -> None:
+    exchange = _ended()
+    exchange.url_path = exchange.user_agent = exchange.http_route = character * 5000
+    exchange.facts = facts
+    assert read(FORMAT.canonical(exchange))["event"] == "http.request"
+
+
+def test_a_line_of_the_application_is_bounded_by_its_event_and_logger_too() -> None:
+    assert read(FORMAT.line("info", "\x01" * 5000, "\x02" * 5000, None, {}))["level"] == "info"
+
+
+def _ended() -> Exchange:
+    exchange = Exchange("http", "GET", "/orders/7")
+    exchange.trace_id, exchange.span_id, exchange.request_id = "a" * 32, "b" * 16, "req-1"
+    exchange.http_route, exchange.status, exchange.outcome = "/orders/{id}", 200, Outcome.COMPLETED
+    exchange.last_byte_ns = exchange.started_ns + 250_000_000
+    exchange.first_byte_ns = exchange.started_ns + 100_000_000
+    exchange.response_bytes = 5
+    return exchange
+
+
+def test_the_canonical_line_has_every_key_of_the_contract_in_its_order() -> None:
+    line = read(FORMAT.canonical(_ended()))
+    assert list(line) == [key for key in CANONICAL_KEYS if key != "exception"]
+    assert (line["duration_s"], line["ttfb_s"], line["worker_pid"]) == (0.25, 0.1, 4711)
+    assert (line["client_address"], line["user_agent"]) == (None, None)
+
+
+def test_what_is_not_known_is_null_on_the_canonical_line() -> None:
+    exchange = _ended()
+    exchange.status = exchange.first_byte_ns = None
+    exchange.server_sends_file = True
+    line = read(FORMAT.canonical(exchange))
+    assert (line["http_response_status_code"], line["ttfb_s"], line["response_bytes"]) == (None, None, None)
+
+
+def test_a_file_the_server_sent_whole_has_its_bytes() -> None:
+    exchange = _ended()
+    exchange.server_sends_file = exchange.response_complete = True
+    assert read(FORMAT.canonical(exchange))["response_bytes"] == 5
+
+
+@pytest.mark.parametrize("key", sorted(set(CANONICAL_KEYS) - {"exception"}))
+def test_a_bound_fact_does_not_replace_a_key_of_the_canonical_line(key: str) -> None:
+    exchange = _ended()
+    exchange.facts = {key: "theirs"}
+    assert read(FORMAT.canonical(exchange))[key + "_"] == "theirs"
+
+
+@pytest.mark.parametrize("size", [1, MAX_TEXT], ids=["many facts", "large facts"])
+def test_the_exception_of_a_request_is_on_its_canonical_line_beside_all_its_facts(size: int) -> None:
+    exchange = _ended()
+    exchange.facts = {f"fact{n}": "x" * size for n in range(MAX_FACTS)}
+    exchange.exception = ValueError("the cause of all this")
+    assert read(FORMAT.canonical(exchange))["exception"]["type"] == "ValueError"
+
+
+def test_a_line_shows_its_own_fields_before_the_facts_of_its_request() -> None:
+    exchange = _ended()
+    exchange.facts = {f"fact{n}": n for n in range(MAX_FACTS)}
+    assert read(FORMAT.line("info", "e", "app", exchange, {"own": 1}))["own"] == 1
+
+
+def test_a_line_carries_the_facts_of_its_request_and_its_own_fields_win() -> None:
+    exchange = _ended()
+    exchange.facts = {"tenant": "a", "step": 1}
+    line = read(FORMAT.line("info", "e", "app", exchange, {"step": 2}))
+    assert (line["tenant"], line["step"], line["trace_id"], line["request_id"]) == ("a", 2, "a" * 32, "req-1")
+
+
+def _dive(depth: int) -> None:
+    if depth:
+        _dive(depth - 1)
+    secret = "4711"
+    raise KeyError(f"at the bottom, without {len(secret)} locals")
+
+
+def _caught(call: Any, *arguments: Any) -> BaseException:
+    try:
+        call(*arguments)
+    except Exception as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def test_an_exception_has_its_innermost_frames_last_and_bounded() -> None:
+    found = exception_of(_caught(_dive, 100))
+    assert found["type"] == "KeyError"
+    assert len(found["frames"]) == MAX_FRAMES
+    assert {frame["function"] for frame in found["frames"]} == {"_dive"}
+    assert set(found["frames"][-1]) == {"file", "line", "function"}
+    assert "4711" not in json.dumps(found)
+
+
+class ShopError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_an_exception_that_cannot_say_what_it_is_is_named() -> None:
+    found = exception_of(ShopError())
+    assert found["type"].endswith("test_lines.ShopError")
+    assert found["message"] == "<ShopError: RuntimeError in str()>"
+
+
+def _chain(how: str) -> None:
+    try:
+        raise KeyError("first")
+    except KeyError as error:
+        if how == "from":
+            raise ValueError("second") from error
+        if how == "suppressed":
+            raise ValueError("second") from None
+        raise ValueError("second")  # noqa: B904
+
+
+@pytest.mark.parametrize(
+    ("how", "cause"), [("from", "KeyError"), ("during", "KeyError"), ("suppressed", None)]
+)
+def test_an_exception_names_its_cause_unless_it_was_suppressed(how: str, cause: str | None) -> None:
+    found = exception_of(_caught(_chain, how))
+    assert found.get("cause", {}).get("type") == cause
+
+
+def test_an_exception_from_the_depths_of_a_recursion_is_told() -> None:
+    def endless() -> None:
+        endless()
+
+    assert shown(_caught(endless))["type"] == "RecursionError"
+    assert sys.getrecursionlimit() >= 1000
+
+
+@pytest.mark.parametrize(
+    ("unix_s", "text"),
+    [
+        (0.0, "1970-01-01T00:00:00.000000Z"),
+        (1769903999.000001, "2026-01-31T23:59:59.000000Z"),
+        (1769903999.5, "2026-01-31T23:59:59.500000Z"),
+        (1769904000.999999, "2026-02-01T00:00:00.999999Z"),
+    ],
+)
+def test_a_timestamp_is_rfc_3339_in_utc_to_the_microsecond(unix_s: float, text: str) -> None:
+    seen = datetime.fromisoformat(timestamp(unix_s))
+    assert abs((seen - datetime.fromisoformat(text)).total_seconds()) <= 2e-6
+    assert len(timestamp(unix_s)) == len(text)
+
+
+def test_quoted_text_is_json_and_null_is_null() -> None:
+    assert json.loads(quote('a"b\n' + "x" * 5000)).endswith("x…")
+    assert (quote_or_null(None), quote_or_null("a")) == ("null", '"a"')
+
+
+def test_a_value_below_the_depth_is_not_opened() -> None:
+    assert plain([1], IS_SECRET, MAX_DEPTH) == "[1]"

@@ -1,0 +1,216 @@
+"""One request, one observation in each histogram of its labels; what is lost is counted."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+
+from obskit.exchange import Exchange, Outcome
+from obskit.names import HTTP_METHODS, OTHER_METHOD
+from obskit.signals.metrics import Metrics
+from obskit.version import __version__
+from tests.signals.conftest import House
+from tests.support.exposition import labels
+
+Make = Callable[..., House]
+DURATION = "http_server_request_duration_seconds"
+
+
+def of(
+    method: str = "GET", route: str = "/orders/{id}", status: object = 200, error: str = ""
+) -> dict[str, Any]:
+    return {
+        "http_request_method": method, "http_route": route, "http_response_status_code": status, "error_type": error,
+    }  # fmt: skip
+
+
+def test_a_request_is_one_observation_of_its_duration(house: Make) -> None:
+    made = house()
+    made.serve(seconds=0.25)
+    made.serve(seconds=0.5)
+    found = made.samples()
+    assert found[DURATION + "_count"] == {labels(**of()): 2}
+    assert found[DURATION + "_sum"][labels(**of())] == pytest.approx(0.75)
+    assert found[DURATION + "_bucket"][labels(**of(), le="0.25")] == 1
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ({"status": 404, "route": None}, of(route="unmatched", status=404)),
+        ({"status": 503}, of(status=503, error="503")),
+        ({"status": None, "raised": KeyError("x")}, of(status=500, error="500")),
+        (
+            {"status": 200, "outcome": Outcome.RAISED_AFTER_HEADERS, "raised": KeyError("x")},
+            of(error="KeyError"),
+        ),
+        ({"status": None, "disconnected": True}, of(status="")),
+        ({"method": OTHER_METHOD}, of(method="_OTHER")),
+    ],
+    ids=["unmatched", "server error", "raised", "cut off", "no status", "method"],
+)
+def test_the_labels_say_what_the_record_says(
+    how: dict[str, Any], expected: dict[str, Any], house: Make
+) -> None:
+    made = house()
+    made.serve(**how)
+    assert made.samples()[DURATION + "_count"] == {labels(**expected): 1}
+
+
+def test_sizes_and_the_first_byte_are_observed_by_method_and_route(house: Make) -> None:
+    made = house()
+    with made.request("POST", request_bytes=100, response_bytes=2000) as exchange:
+        exchange.first_byte_ns = exchange.started_ns + 20_000_000
+    by = labels(http_request_method="POST", http_route="/orders/{id}")
+    found = made.samples()
+    assert found["http_server_request_body_size_bytes_sum"][by] == 100
+    assert found["http_server_response_body_size_bytes_sum"][by] == 2000
+    assert found["http_server_time_to_first_byte_seconds_sum"][by] == pytest.approx(0.02)
+
+
+def test_a_response_without_a_body_has_no_time_to_first_byte(house: Make) -> None:
+    made = house()
+    made.serve(status=204)
+    by = labels(http_request_method="GET", http_route="/orders/{id}")
+    assert made.samples()["http_server_time_to_first_byte_seconds_count"].get(by, 0) == 0
+
+
+def test_a_request_in_flight_is_seen_in_flight(house: Make) -> None:
+    made = house()
+    with made.request("PUT"), made.request("PUT"), made.request(OTHER_METHOD):
+        assert made.value("http_server_active_requests", http_request_method="PUT") == 2
+        assert made.value("http_server_active_requests", http_request_method="_OTHER") == 1
+    assert set(made.samples()["http_server_active_requests"].values()) == {0}
+
+
+def test_every_method_is_known_before_its_first_request(house: Make) -> None:
+    found = house().samples()
+    assert found["http_server_active_requests"] == {
+        labels(http_request_method=method): 0 for method in (*HTTP_METHODS, OTHER_METHOD)
+    }
+    assert found["obskit_telemetry_exports_total"] == {
+        labels(signal="traces", outcome="success"): 0, labels(signal="traces", outcome="failure"): 0
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_every_outcome_is_counted_by_its_name(outcome: Outcome, house: Make) -> None:
+    made = house()
+    made.serve(outcome=outcome)
+    made.serve(outcome=outcome)
+    assert (
+        made.value("obskit_http_server_outcomes_total", http_route="/orders/{id}", outcome=str(outcome)) == 2
+    )
+
+
+def test_a_websocket_is_counted_by_outcome_alone(house: Make) -> None:
+    made = house()
+    with made.request(protocol="websocket", status=101):
+        assert made.value("http_server_active_requests", http_request_method="GET") == 0
+    found = made.samples()
+    assert found["obskit_http_server_outcomes_total"] == {
+        labels(http_route="/orders/{id}", outcome="completed"): 1
+    }
+    assert DURATION + "_count" not in found
+    assert made.value("http_server_active_requests", http_request_method="GET") == 0
+
+
+@pytest.mark.parametrize(("handled", "status"), [(True, 418), (False, None)])
+def test_an_exception_is_counted_by_class_and_whether_it_was_handled(
+    handled: bool, status: int | None, house: Make
+) -> None:
+    made = house()
+    made.serve(status=status, raised=KeyError("x"), handled=handled)
+    assert made.samples()["obskit_exceptions_total"] == {
+        labels(http_route="/orders/{id}", exception_type="KeyError", handled=str(handled).lower()): 1
+    }
+
+
+def test_a_cancellation_is_no_exception_of_the_application(house: Make) -> None:
+    made = house()
+    made.serve(status=None, raised=SystemExit())
+    assert "obskit_exceptions_total" not in made.samples()
+
+
+def test_the_duration_carries_the_trace_as_exemplar_under_openmetrics(house: Make) -> None:
+    made = house()
+    exchange = made.serve(seconds=0.25)
+    text = made.scrape("application/openmetrics-text; version=1.0.0").body.decode()
+    (exemplar,) = [
+        sample.exemplar for family in parse_openmetrics(text) for sample in family.samples if sample.exemplar
+    ]
+    assert exemplar.labels == {"trace_id": exchange.trace_id}
+    assert exemplar.value == pytest.approx(0.25)
+    assert float(exemplar.timestamp) == pytest.approx(exchange.started_unix_ns / 1e9 + 0.25, abs=0.01)
+
+
+def test_app_info_says_what_runs(house: Make) -> None:
+    made = house(service="shop", service_version="1.2", environment="test")
+    assert made.samples()["obskit_app_info"] == {
+        labels(
+            service_name="shop", service_version="1.2", deployment_environment="test", framework="none",
+            obskit_version=__version__, python_version=platform.python_version(),
+        ): 1
+    }  # fmt: skip
+
+
+def test_past_the_limit_every_request_is_still_counted(house: Make) -> None:
+    made = house(max_series=10)
+    for n in range(40):
+        made.serve(route=f"/made/up/{n}", status=200 + n % 2)
+    found = made.samples()
+    assert sum(found[DURATION + "_count"].values()) == 40
+    assert sum(found["http_server_request_body_size_bytes_count"].values()) == 40
+    assert sum(found["obskit_http_server_outcomes_total"].values()) == 40
+    assert found[DURATION + "_count"][labels(**of(route="other", status=201))] == 15
+    assert found["obskit_metric_series"][labels(metric=DURATION)] <= 12
+
+
+def test_exception_classes_made_up_at_run_time_do_not_grow_without_end(house: Make) -> None:
+    made = house(max_series=10)
+    for n in range(40):
+        made.serve(status=None, raised=type(f"Error{n}", (Exception,), {})())
+    assert len(made.samples()["obskit_exceptions_total"]) <= 12
+
+
+def test_losses_and_errors_of_our_own_are_counted_by_reason_and_stage() -> None:
+    metrics = Metrics(10)
+    metrics.dropped("traces", "export_failed", 3)
+    metrics.dropped("logs", "write_failed")
+    metrics.internal_error("traces.close")
+    metrics.export("traces", "success")
+    counted = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in metrics.store.collect() for sample in family.samples
+    }  # fmt: skip
+    assert counted["obskit_telemetry_dropped_total", "traces", "export_failed"] == 3
+    assert counted["obskit_telemetry_dropped_total", "logs", "write_failed"] == 1
+    assert counted["obskit_internal_errors_total", "traces.close"] == 1
+    assert counted["obskit_telemetry_exports_total", "traces", "success"] == 1
+
+
+def test_two_installs_count_apart(house: Make) -> None:
+    first, second = house(service="one"), house(service="two")
+    first.serve()
+    assert first.samples()[DURATION + "_count"] == {labels(**of()): 1}
+    assert DURATION + "_count" not in second.samples()
+
+
+def test_after_shutdown_a_scrape_shows_nothing_of_the_install() -> None:
+    metrics = Metrics(10)
+    metrics.begin()
+    metrics.flush(0.0)
+    assert list(metrics.registry.collect())
+    metrics.shutdown(0.0)
+    assert list(metrics.registry.collect()) == []
+
+
+def test_an_exchange_that_never_closed_is_in_flight_and_nothing_else() -> None:
+    metrics = Metrics(10)
+    metrics.opened(Exchange("http", "GET", "/"))
+    metrics.opened(Exchange("websocket", "GET", "/"))
+    assert metrics._active_cells["GET"].value == 1

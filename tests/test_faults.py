@@ -1,0 +1,225 @@
+"""A stage of ours that fails is counted by its name and never reaches the application or the server."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import obskit
+from obskit import asgi, presence, wsgi
+from obskit.asgi import AsgiDoor
+from obskit.wsgi import WsgiDoor
+from tests.support.recording import (
+    Broken,
+    body,
+    call_asgi,
+    http_scope,
+    make_environ,
+    make_pipeline,
+    start,
+    talk_wsgi,
+    websocket_scope,
+)
+
+
+def broken(*_: Any, **__: Any) -> Any:
+    raise Broken
+
+
+async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    await send(start(200, (b"content-length", b"2")))
+    await send(body(b"o", more=True))
+    await send(body(b"k"))
+
+
+async def websocket_app(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    await send({"type": "websocket.accept"})
+    await receive()
+    await send({"type": "websocket.send", "text": "x"})
+    await receive()
+
+
+WEBSOCKET = [
+    {"type": "websocket.connect"},
+    {"type": "websocket.receive", "text": "hello"},
+    {"type": "websocket.disconnect", "code": 1000},
+]
+
+
+def wsgi_app(environ: Any, start_response: Any) -> Iterator[bytes]:
+    environ["wsgi.input"].read(2)
+    start_response("200 OK", [("Content-Length", "3")])(b"o")
+    yield b"k"
+    yield b"!"
+
+
+SIGNALS = ["traces.begin", "traces.open", "metrics.open", "traces.enter", "traces.leave", "metrics.close"]
+SIGNALS += ["logs.close", "traces.close", "logs.begin", "metrics.begin"]
+
+
+@pytest.mark.parametrize("stage", SIGNALS)
+@pytest.mark.parametrize("echo", [False, True])
+def test_a_signal_that_fails_behind_the_asgi_door_is_counted_and_unseen(stage: str, echo: bool) -> None:
+    pipeline, notes = make_pipeline(echo_request_id=echo)
+    notes.broken = {stage}
+    talk = call_asgi(AsgiDoor(asgi_app, pipeline))
+    assert (talk.body, talk.error) == (b"ok", None)
+    assert set(notes.stages) == {stage}
+
+
+@pytest.mark.parametrize("stage", SIGNALS)
+@pytest.mark.parametrize("echo", [False, True])
+def test_a_signal_that_fails_behind_the_wsgi_door_is_counted_and_unseen(stage: str, echo: bool) -> None:
+    pipeline, notes = make_pipeline(echo_request_id=echo)
+    notes.broken = {stage}
+    talk = talk_wsgi(WsgiDoor(wsgi_app, pipeline), make_environ(data=b"12"))
+    assert (talk.data, talk.error) == (b"ok!", None)
+    assert set(notes.stages) == {stage}
+
+
+@pytest.mark.parametrize(
+    ("owner", "helper", "stage"),
+    [
+        (asgi, "_read_scope", "asgi.open"),
+        (asgi._HttpCall, "__init__", "asgi.open"),
+        (asgi._HttpCall, "_note_sent", "asgi.send"),
+        (asgi._HttpCall, "_complete", "asgi.send"),
+        (asgi, "_length", "asgi.send"),
+        (asgi._HttpCall, "_with_request_id", "asgi.send"),
+        (presence._Queue, "left", "asgi.presence"),
+        (presence._Queue, "close", "adapter.route"),
+        (asgi, "Exchange", "asgi.open"),
+        (asgi, "perf_counter_ns", "asgi.send"),
+    ],
+)
+def test_a_helper_of_the_asgi_door_that_fails_is_counted_and_unseen(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, helper: str, stage: str
+) -> None:
+    monkeypatch.setattr(owner, helper, broken)
+    pipeline, notes = make_pipeline(echo_request_id=True)
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def main() -> None:
+        queue: asyncio.Queue[Any] = asyncio.Queue()
+        queue.put_nowait({"type": "http.request"})
+        await AsgiDoor(asgi_app, pipeline)(http_scope(), queue.get, send)
+
+    asyncio.run(main())
+    assert b"".join(m.get("body", b"") for m in sent) == b"ok"
+    assert set(notes.stages) == {stage}
+
+
+def test_a_message_that_is_no_message_is_counted_and_handed_on() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert await receive() == {}
+        await send({"no": "type"})
+
+    for scope in (http_scope(), websocket_scope()):
+        pipeline, notes = make_pipeline()
+        talk = call_asgi(AsgiDoor(app, pipeline), scope, [{}])
+        assert (talk.sent, talk.error) == ([{"no": "type"}], None)
+        assert notes.stages == ["asgi.receive", "asgi.send"]
+
+
+@pytest.mark.parametrize(("helper", "stages"), [("__init__", {"asgi.open"}), ("_complete", {"asgi.receive"})])
+def test_a_helper_of_the_websocket_call_that_fails_is_counted_and_unseen(
+    monkeypatch: pytest.MonkeyPatch, helper: str, stages: set[str]
+) -> None:
+    monkeypatch.setattr(asgi._WebSocketCall, helper, broken)
+    pipeline, notes = make_pipeline()
+    talk = call_asgi(AsgiDoor(websocket_app, pipeline), websocket_scope(), WEBSOCKET)
+    assert [m["type"] for m in talk.sent] == ["websocket.accept", "websocket.send"]
+    assert (set(notes.stages), talk.error) == (stages, None)
+
+
+@pytest.mark.parametrize("error", [None, ValueError("app")])
+def test_a_route_that_cannot_be_found_is_counted_and_the_request_is_unmatched(
+    error: Exception | None,
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if error is not None:
+            raise error
+
+    pipeline, notes = make_pipeline()
+    assert call_asgi(AsgiDoor(app, pipeline, broken)).error is error
+    assert (notes.stages, notes.record.http_route) == (["adapter.route"], "unmatched")
+
+
+def test_a_rule_that_cannot_be_found_is_counted_and_the_request_is_unmatched() -> None:
+    pipeline, notes = make_pipeline()
+    assert talk_wsgi(WsgiDoor(wsgi_app, pipeline, broken), make_environ(data=b"12")).data == b"ok!"
+    assert (set(notes.stages), notes.record.http_route) == ({"adapter.route"}, "unmatched")
+
+
+@pytest.mark.parametrize(
+    ("owner", "helper", "stage"),
+    [
+        (wsgi, "_read_environ", "wsgi.open"),
+        (wsgi, "_observe_input", "wsgi.open"),
+        (wsgi, "Exchange", "wsgi.open"),
+        (wsgi._Call, "_note_start", "wsgi.start_response"),
+        (wsgi._Call, "observed", "wsgi.body"),
+        (wsgi._Call, "sent", "wsgi.body"),
+        (wsgi._Call, "exhausted", "wsgi.body"),
+        (wsgi._Input, "_note", "wsgi.input"),
+    ],
+)
+def test_a_helper_of_the_wsgi_door_that_fails_is_counted_and_unseen(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, helper: str, stage: str
+) -> None:
+    monkeypatch.setattr(owner, helper, broken)
+    pipeline, notes = make_pipeline()
+    talk = talk_wsgi(WsgiDoor(wsgi_app, pipeline), make_environ(data=b"12"))
+    assert (talk.data, talk.error) == (b"ok!", None)
+    assert set(notes.stages) == {stage}
+
+
+def test_an_early_close_that_cannot_be_judged_still_closes_the_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wsgi._Call, "closed_early", broken)
+    pipeline, notes = make_pipeline()
+    talk = talk_wsgi(WsgiDoor(wsgi_app, pipeline), make_environ(data=b"12"), take=1)
+    assert talk.error is None
+    assert (notes.stages, len(notes.records)) == (["wsgi.close"], 1)
+
+
+def test_a_body_that_is_let_go_and_cannot_be_recorded_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline, notes = make_pipeline()
+    talk = talk_wsgi(WsgiDoor(wsgi_app, pipeline), make_environ(data=b"12"), close=False)
+    monkeypatch.setattr(wsgi._Call, "finish", broken)
+    del talk
+    assert notes.stages == ["wsgi.del"]
+
+
+def test_chunks_without_a_length_are_handed_on_and_counted() -> None:
+    class Odd:
+        def __iter__(self) -> Iterator[Any]:
+            yield 5
+
+    def app(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [])
+        return Odd()
+
+    pipeline, notes = make_pipeline()
+    assert list(WsgiDoor(app, pipeline)(make_environ(), lambda *a: None)) == [5]  # type: ignore[comparison-overlap]
+    assert notes.stages == ["wsgi.body"]
+
+
+def test_the_stages_with_a_name_of_their_own_are_those_the_tests_make_fail() -> None:
+    found: set[str] = set()
+    for path in Path(obskit.__file__).parent.rglob("*.py"):
+        found |= set(re.findall(r"(?:failed|internal_error)\(\s*\"([^\"]+)\"", path.read_text()))
+    assert found == {
+        *("asgi.open", "asgi.receive", "asgi.send", "asgi.presence", "adapter.route"),
+        *("wsgi.open", "wsgi.start_response", "wsgi.input", "wsgi.body", "wsgi.close", "wsgi.del"),
+        *("close", "endpoint", "dropped", "traces.enter", "traces.leave", "logs.emit"),
+    }

@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import contextvars
+import gc
+import os
+import weakref
+from typing import Any
+
+import pytest
+
+from obskit import pipeline as pipelines
+from obskit.context import current
+from obskit.exchange import Exchange, Outcome
+from obskit.pipeline import Answer
+from tests.support.recording import TRACE_ID, Broken, make_pipeline
+
+ONE_REQUEST = [
+    *("traces.begin", "metrics.begin", "logs.begin", "traces.open", "metrics.open"),
+    *("traces.enter", "traces.leave", "metrics.close", "logs.close", "traces.close"),
+]
+
+
+def one_request(pipeline: Any, **facts: Any) -> Exchange:
+    exchange = Exchange()
+    pipeline.open(exchange, None)
+    pipeline.leave(pipeline.enter(exchange))
+    for name, value in facts.items():
+        setattr(exchange, name, value)
+    pipeline.close(exchange)
+    return exchange
+
+
+def test_traces_open_first_because_they_give_the_ids_and_close_last() -> None:
+    pipeline, notes = make_pipeline()
+    one_request(pipeline)
+    assert notes.calls == ONE_REQUEST
+
+
+def test_signals_begin_once_with_the_first_request() -> None:
+    pipeline, notes = make_pipeline()
+    assert notes.calls == []
+    one_request(pipeline)
+    one_request(pipeline)
+    pipeline.begin()
+    assert [call for call in notes.calls if call.endswith(".begin")] == ONE_REQUEST[:3]
+
+
+def test_signals_begin_again_in_a_forked_worker() -> None:
+    pipeline, notes = make_pipeline()
+    pipeline.begin()
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        notes.calls.clear()
+        pipeline.begin()
+        os.write(write, ",".join(notes.calls).encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        assert pipe.read() == "traces.begin,metrics.begin,logs.begin"
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_the_hook_of_a_fork_makes_signals_begin_again_and_does_not_keep_a_pipeline_alive(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hooks: list[Any] = []
+    monkeypatch.setattr(os, "register_at_fork", lambda *, after_in_child: hooks.append(after_in_child))
+    pipeline, notes = make_pipeline()
+    pipeline.begin()
+    hooks[0]()
+    pipeline.begin()
+    assert notes.calls == ONE_REQUEST[:3] * 2
+    kept = weakref.ref(pipeline)
+    del pipeline
+    gc.collect()
+    assert kept() is None
+    hooks[0]()
+
+
+def test_a_pipeline_nobody_uses_any_more_does_not_disturb_a_fork() -> None:
+    pipeline, _ = make_pipeline()
+    del pipeline
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_there_is_a_pipeline_where_there_is_no_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "register_at_fork")
+    pipeline, notes = make_pipeline()
+    one_request(pipeline)
+    assert notes.record.outcome == "no_response"
+
+
+@pytest.mark.parametrize("given", ["abc-123", "!", "~" * 128])
+def test_a_well_formed_request_id_is_taken(given: str) -> None:
+    pipeline, _ = make_pipeline()
+    exchange = Exchange()
+    pipeline.open(exchange, given)
+    assert exchange.request_id == given
+
+
+@pytest.mark.parametrize(
+    "given", [None, "", "a b", "a\r\nSet-Cookie: x=1", "a\n", "x" * 129, "x" * 65_536, "naïve", "\x7f"]
+)
+def test_any_other_request_id_is_replaced_by_the_trace_id(given: str | None) -> None:
+    pipeline, _ = make_pipeline()
+    exchange = Exchange()
+    pipeline.open(exchange, given)
+    assert exchange.request_id == TRACE_ID
+
+
+def test_the_exchange_is_current_between_enter_and_leave() -> None:
+    pipeline, _ = make_pipeline()
+    outer, inner = Exchange(), Exchange()
+    entered_outer = pipeline.enter(outer)
+    entered_inner = pipeline.enter(inner)
+    assert current() is inner
+    pipeline.leave(entered_inner)
+    assert current() is outer
+    pipeline.leave(entered_outer)
+    assert current() is None
+
+
+def test_leaving_in_another_context_is_no_error_and_detaches_nothing() -> None:
+    pipeline, notes = make_pipeline()
+    entered = contextvars.copy_context().run(pipeline.enter, Exchange())
+    pipeline.leave(entered)
+    assert notes.calls == ["traces.enter"]
+    assert notes.stages == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "status", "outcome"),
+    [
+        ({}, 500, "no_response"),
+        ({"exception": ValueError(), "status": 200}, 500, "raised"),
+        # A status the application named but never sent is not what the client got.
+        ({"disconnected": True, "status": 200}, None, "client_disconnect"),
+        ({"response_started": True, "status": 200}, 200, "truncated"),
+        ({"response_started": True, "response_complete": True, "status": 404}, 404, "completed"),
+    ],
+)
+def test_the_status_is_what_the_client_got(facts: dict[str, Any], status: int | None, outcome: str) -> None:
+    pipeline, notes = make_pipeline()
+    one_request(pipeline, **facts)
+    assert (notes.record.status, notes.record.outcome) == (status, outcome)
+
+
+def test_an_outcome_only_the_door_can_know_is_kept() -> None:
+    pipeline, notes = make_pipeline()
+    one_request(pipeline, outcome=Outcome.TIMEOUT, response_started=True, response_complete=True, status=200)
+    assert (notes.record.outcome, notes.record.level) == ("timeout", "warning")
+
+
+@pytest.mark.parametrize(("named", "route"), [(None, "unmatched"), ("/a/{b}", "/a/{b}")])
+def test_a_request_no_route_matched_is_unmatched(named: str | None, route: str) -> None:
+    pipeline, notes = make_pipeline()
+    one_request(pipeline, http_route=named)
+    assert notes.record.http_route == route
+
+
+def test_closing_twice_reports_once_and_lets_go_of_the_exception() -> None:
+    pipeline, notes = make_pipeline()
+    exchange = one_request(pipeline, exception=ValueError())
+    pipeline.close(exchange)
+    assert isinstance(notes.record.exception, ValueError)
+    assert exchange.closed
+    assert exchange.exception is None
+
+
+STAGES = [
+    *("traces.begin", "metrics.begin", "logs.begin", "traces.open", "metrics.open", "traces.enter"),
+    *("traces.leave", "metrics.close", "logs.close", "traces.close"),
+]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_signal_that_raises_is_counted_and_told_and_the_others_go_on(stage: str) -> None:
+    pipeline, notes = make_pipeline()
+    notes.broken = {stage}
+    one_request(pipeline)
+    expected = [call for call in ONE_REQUEST if not (stage == "traces.enter" and call == "traces.leave")]
+    assert [c for c in notes.calls if not c.startswith(("reporter.", "logs.tell"))] == expected
+    assert (notes.stages, notes.told) == ([stage], [stage])
+
+
+def test_a_failing_stage_is_counted_each_time_but_told_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline, notes = make_pipeline()
+    notes.broken = {"logs.close"}
+    now = 1000.0
+    monkeypatch.setattr(pipelines, "monotonic", lambda: now)
+    for moment, told in ((1000.0, 1), (1059.9, 1), (1060.0, 2)):
+        now = moment
+        one_request(pipeline)
+        assert len(notes.told) == told
+    assert notes.stages == ["logs.close"] * 3
+
+
+@pytest.mark.parametrize("broken", ["reporter.internal_error", "logs.tell"])
+def test_the_application_goes_on_when_even_the_telling_fails(broken: str) -> None:
+    pipeline, notes = make_pipeline()
+    notes.broken = {"metrics.close", broken}
+    one_request(pipeline)
+    assert notes.record.outcome == "no_response"
+
+
+def test_a_judgement_that_fails_still_reports_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Exchange) -> Outcome:
+        raise Broken
+
+    monkeypatch.setattr(Exchange, "judge", broken)
+    pipeline, notes = make_pipeline()
+    one_request(pipeline, response_started=True, status=200)
+    assert (notes.record.outcome, notes.record.status) == ("unknown", 200)
+    assert notes.stages == ["close"]
+
+
+def test_an_outcome_that_was_judged_survives_what_fails_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Exchange) -> str:
+        raise Broken
+
+    monkeypatch.setattr(Exchange, "severity", broken)
+    pipeline, notes = make_pipeline()
+    one_request(pipeline, response_started=True, status=200)
+    assert (notes.record.outcome, notes.stages) == ("truncated", ["close"])
+
+
+def test_an_endpoint_answers_with_what_it_was_asked() -> None:
+    pipeline, _ = make_pipeline()
+    asked: list[Any] = []
+
+    def endpoint(*arguments: Any) -> Answer:
+        asked.append(arguments)
+        return Answer(200, "OK", [], b"page")
+
+    assert pipeline.answer(endpoint, "GET", {"accept": "*/*"}, "::1").body == b"page"
+    assert asked == [("GET", {"accept": "*/*"}, "::1")]
+
+
+def test_an_endpoint_that_fails_answers_503() -> None:
+    def endpoint(*_: Any) -> Answer:
+        raise Broken
+
+    pipeline, notes = make_pipeline()
+    answer = pipeline.answer(endpoint, "GET", {}, None)
+    assert (answer.status, answer.body, notes.stages) == (503, b"", ["endpoint"])
+
+
+def test_lost_telemetry_is_counted_and_a_failure_to_count_is_too() -> None:
+    pipeline, notes = make_pipeline()
+    pipeline.dropped("logs", "too_many_facts")
+    notes.broken = {"reporter.dropped"}
+    pipeline.dropped("logs", "too_many_facts")
+    assert notes.lost == [("logs", "too_many_facts")]
+    assert notes.stages == ["dropped"]
+
+
+@pytest.mark.parametrize("verb", ["flush", "shutdown"])
+@pytest.mark.parametrize("broken", ["traces", "metrics", "logs"])
+def test_flush_and_shutdown_reach_every_signal_whichever_fails(verb: str, broken: str) -> None:
+    pipeline, notes = make_pipeline()
+    notes.broken = {f"{broken}.{verb}"}
+    getattr(pipeline, verb)(1.0)
+    assert [c for c in notes.calls if c.endswith(verb)] == [
+        f"{s}.{verb}" for s in ("traces", "metrics", "logs")
+    ]
+    assert notes.stages == [f"{broken}.{verb}"]
