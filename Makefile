@@ -29,7 +29,7 @@ demo: $(VENV)/.stamp-demo ## set up, then run a shop under traffic and watch its
 
 test: $(VENV)/.stamp-dev tools ## set up, then run every test with coverage (servers, Prometheus, PostgreSQL: real ones)
 	@rm -f .coverage .coverage.*
-	@$(PY) -m pytest -n 2 --dist loadgroup --cov --cov-report=term --durations=5 $(PYTEST_ARGS)
+	@$(PY) -m pytest -n 2 --cov --cov-report=term --durations=5 $(PYTEST_ARGS)
 
 check: $(VENV)/.stamp-dev ## lint, format, types and the import rules of the house; seconds
 	@$(PY) -m ruff check --quiet .

@@ -17,7 +17,7 @@ from tests.support.prometheus import PrometheusServer, promtool_check_metrics
 from tests.support.servers import Server
 from tests.support.shops import SHOPS, Shop, get, running
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
+pytestmark = pytest.mark.e2e
 
 JOB = "shop"
 REQUESTS = 240

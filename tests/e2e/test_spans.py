@@ -15,7 +15,7 @@ from tests.support.otlp import CLIENT, SERVER, OtlpSink, ReceivedSpan
 from tests.support.servers import Server
 from tests.support.shops import SHOPS, Shop, running
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
+pytestmark = pytest.mark.e2e
 
 CALLER = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 

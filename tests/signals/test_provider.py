@@ -477,7 +477,7 @@ def test_a_forked_child_exports_its_own_spans_and_only_those(
         sys.stderr.write(f"status={{status}}")
         """
     )
-    assert done.stderr == "status=0"
+    assert done.stderr.endswith("status=0")  # Python 3.12 and later also warn of a fork with threads
     wait_until(lambda: len(collector.spans()) >= 1 + parent_serves_first)
     paths = sorted(span.attributes["url.path"] for span in collector.spans())
     assert paths == (["/child", "/parent"] if parent_serves_first else ["/child"])

@@ -140,8 +140,7 @@ class RouteFinder:
         known = self._leaves.get(id(endpoint))
         if known is not None and known.endpoint is endpoint:
             return known
-        found = [route for route in _flat(mounted.routes) if getattr(route, "endpoint", None) is endpoint]
-        found = [route for route in found if not hasattr(route, "routes")]
+        found = [route for route in _leaves(mounted.routes) if getattr(route, "endpoint", None) is endpoint]
         if len(found) == 1:
             self._leaves[id(endpoint)] = found[0]  # as many entries as there are endpoints
             return found[0]
@@ -225,6 +224,15 @@ def _find_mount(routes: Any, path: str, depth: int) -> _Mounted | None:
         if inner is not None:
             return _Mounted(str(template).removesuffix(_MOUNT_TAIL) + inner.prefix, inner.routes)
     return None
+
+
+def _leaves(routes: Any) -> Iterable[Any]:
+    """All routes that are no mounts, those behind a Host among them."""
+    for route in _flat(routes):
+        if not hasattr(route, "routes"):
+            yield route
+        elif not hasattr(route, "path_regex"):
+            yield from _leaves(route.routes)
 
 
 def _flat(routes: Any) -> Iterable[Any]:

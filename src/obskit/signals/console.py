@@ -25,7 +25,7 @@ class Renderer:
 
     def __init__(self, is_secret: Callable[[str], bool]) -> None:
         self._is_secret = is_secret
-        self._render = structlog.dev.ConsoleRenderer(colors=True, pad_event_to=24)
+        self._render = structlog.dev.ConsoleRenderer(colors=True)
 
     def line(
         self, level: str, event: str, logger: str, exchange: Exchange | None, fields: Mapping[str, Any]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Sequence, Sized
 from threading import Lock, Thread
 from typing import Any
 
@@ -40,6 +40,7 @@ class ProviderHandle:
         self.users = 1
         self._make_exporter = make_exporter
         self._processor: BatchSpanProcessor | None = None
+        self._ledger: _Ledger | None = None
         self._lock = Lock()
         self._counts: list[tuple[CountExport, CountDropped]] = []
 
@@ -52,8 +53,10 @@ class ProviderHandle:
         with self._lock:
             if self._processor is not None or self._make_exporter is None:
                 return
-            exporter = _CountingExporter(self._make_exporter(), self._counts)
-            self._processor = _CountingProcessor(exporter, self._counts)
+            self._ledger = _Ledger(self._counts)
+            self._processor = _CountingProcessor(
+                _CountingExporter(self._make_exporter(), self._ledger), self._ledger
+            )
             self.provider.add_span_processor(self._processor)
 
     def flush(self, timeout_s: float) -> None:
@@ -77,6 +80,8 @@ class ProviderHandle:
         if self._processor is not None:
             processor, self._processor = self._processor, None
             _bounded(processor.shutdown, timeout_s)
+            if self._ledger is not None:
+                self._ledger.stopped()
         else:
             self.flush(timeout_s)
         if self.ours:
@@ -170,48 +175,87 @@ def _grpc(config: Config) -> Callable[[], SpanExporter]:
     return lambda: grpc_exporter.OTLPSpanExporter(endpoint=config.otlp_endpoint)
 
 
-class _CountingProcessor(BatchSpanProcessor):
-    """The SDK's batch processor, which drops the oldest span of a full queue; here not without counting it."""
+class _Ledger:
+    """Where every sampled span ended up: nothing is dropped uncounted.
 
-    def __init__(self, exporter: SpanExporter, counts: list[tuple[CountExport, CountDropped]]) -> None:
-        super().__init__(exporter)
+    A span that has ended is waiting, handed to the exporter, or lost. The sums are compared only in the exporter's
+    thread, which alone takes spans out of the queue, and after `shutdown`.
+    """
+
+    def __init__(self, counts: list[tuple[CountExport, CountDropped]]) -> None:
+        # The provider is shared by all installs of the process, and so is what became of its spans: one of them
+        # reports it, or sums over installs would count twice.
         self._counts = counts
-        batch = getattr(self, "_batch_processor", None)
-        self._waiting: Any = getattr(batch, "_queue", ())
-        self._room: int = getattr(batch, "_max_queue_size", sys.maxsize)
+        self.waiting: Sized = ()
+        self._restart()
+        if hasattr(os, "register_at_fork"):
+            child = weakref.WeakMethod(self._restart)
+            os.register_at_fork(after_in_child=lambda: (restart := child()) and restart())
+
+    def _restart(self) -> None:
+        # In a forked child too: the SDK empties its queue there, and the parent sends what was in it.
+        self._lock = Lock()
+        self._ended = self._handed = self._settled = self._lost = 0
+
+    def ended(self) -> None:
+        """A span was put into the queue, which may have pushed the oldest one out."""
+        with self._lock:
+            self._ended += 1
+
+    def handed(self, spans: int) -> None:
+        """The exporter got a batch; what is neither there nor waiting was pushed out of a full queue."""
+        self._handed += spans
+        self._lose(self._ended - self._handed - len(self.waiting) - self._lost, "queue_full")
+
+    def settled(self, spans: int, *, success: bool) -> None:
+        """The exporter is done with a batch."""
+        self._settled += spans
+        for export, _ in self._counts[:1]:
+            export("traces", "success" if success else "failure")
+        if not success:
+            for _, dropped in self._counts[:1]:
+                dropped("traces", "export_failed", spans)
+
+    def stopped(self) -> None:
+        """Nothing will be exported any more: what was not settled never will be."""
+        self._lose(self._ended - self._settled - self._lost, "shutdown")
+
+    def _lose(self, spans: int, reason: str) -> None:
+        if spans > 0:
+            self._lost += spans
+            for _, dropped in self._counts[:1]:
+                dropped("traces", reason, spans)
+
+
+class _CountingProcessor(BatchSpanProcessor):
+    """The SDK's batch processor, whose full queue drops the oldest span; here not without counting it."""
+
+    def __init__(self, exporter: SpanExporter, ledger: _Ledger) -> None:
+        super().__init__(exporter)
+        self._ledger = ledger
+        ledger.waiting = getattr(getattr(self, "_batch_processor", None), "_queue", ())
 
     def on_end(self, span: ReadableSpan) -> None:
-        if len(self._waiting) >= self._room:
-            for _, dropped in self._counts[:1]:
-                dropped("traces", "queue_full", 1)
         super().on_end(span)
+        if span.context is not None and span.context.trace_flags.sampled:
+            self._ledger.ended()
 
 
 class _CountingExporter(SpanExporter):
-    """Passes batches on and counts what became of them: nothing is dropped uncounted."""
+    """Passes batches on and counts what became of them."""
 
-    def __init__(self, exporter: SpanExporter, counts: list[tuple[CountExport, CountDropped]]) -> None:
+    def __init__(self, exporter: SpanExporter, ledger: _Ledger) -> None:
         self._exporter = exporter
-        self._counts = counts
+        self._ledger = ledger
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self._ledger.handed(len(spans))
+        result = SpanExportResult.FAILURE
         try:
             result = self._exporter.export(spans)
-        except Exception:
-            self._count(SpanExportResult.FAILURE, len(spans))
-            raise
-        self._count(result, len(spans))
+        finally:
+            self._ledger.settled(len(spans), success=result is SpanExportResult.SUCCESS)
         return result
-
-    def _count(self, result: SpanExportResult, spans: int) -> None:
-        # The provider is shared by all installs of the process, and so is what became of its batches: one of
-        # them reports it, or sums over installs would count twice.
-        for export, dropped in self._counts[:1]:
-            if result is SpanExportResult.SUCCESS:
-                export("traces", "success")
-            else:
-                export("traces", "failure")
-                dropped("traces", "export_failed", spans)
 
     def shutdown(self) -> None:
         self._exporter.shutdown()
