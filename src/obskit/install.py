@@ -187,9 +187,9 @@ def _plain_asgi(app: Any, pipeline: Pipeline) -> AsgiDoor:
         return AsgiDoor(app, pipeline)
     # A Starlette router or application may sit somewhere inside: its scope names the route, and a FastAPI
     # application must not open a second SERVER span.
-    from obskit.adapters.starlette import ScopeRoutes  # noqa: PLC0415
+    from obskit.adapters.starlette import ONE_SERVER_SPAN, ScopeRoutes  # noqa: PLC0415
 
-    return AsgiDoor(app, pipeline, ScopeRoutes(), scope_defaults=(("fastapi.telemetry", None),))
+    return AsgiDoor(app, pipeline, ScopeRoutes(), scope_defaults=ONE_SERVER_SPAN)
 
 
 def _interface(app: Any, asked: str | None) -> str:

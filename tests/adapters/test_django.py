@@ -194,3 +194,11 @@ def test_an_exception_django_tells_of_without_its_request_is_kept(install: Any, 
         ask(install(WSGIHandler()), "/orders/7")
     (line,) = canonical()
     assert (line["outcome"], line["exception"]["type"]) == ("raised", "LookupError")
+
+
+def test_a_second_server_span_of_djangos_instrumentor_is_told(install: Any, lines: Any) -> None:
+    with override_settings(MIDDLEWARE=["opentelemetry.instrumentation.django.middleware.otel_middleware.X"]):
+        handler = WSGIHandler.__new__(WSGIHandler)
+        handler.get_response = lambda request: HttpResponse()
+        install(handler)
+        assert "server_span.second" in [line["event"] for line in lines()]

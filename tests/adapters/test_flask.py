@@ -245,3 +245,28 @@ def test_middleware_a_user_puts_around_wsgi_app_does_not_make_a_second_install_a
     app.wsgi_app = proxied = ProxyFix(app.wsgi_app)
     assert install(app) is app
     assert app.wsgi_app is proxied
+
+
+def test_a_flask_instrumentor_makes_no_second_server_span_and_is_told(
+    install: Any, spans: Any, lines: Any
+) -> None:
+    from opentelemetry.instrumentation.flask import FlaskInstrumentor
+
+    app = site()
+    FlaskInstrumentor().instrument_app(app)
+    ask(install(app), "/orders/7")
+    assert [span.name for span in spans.get_finished_spans()] == ["GET /orders/<int:order_id>"]
+    assert [
+        line["event"] for line in lines() if line["logger"] == "obskit" and "server_span" in line["event"]
+    ] == ["server_span.taken_over"]
+
+
+def test_middleware_around_a_flask_instrumentor_is_kept(install: Any, lines: Any) -> None:
+    from opentelemetry.instrumentation.flask import FlaskInstrumentor
+
+    app = site()
+    FlaskInstrumentor().instrument_app(app)
+    app.wsgi_app = ProxyFix(app.wsgi_app)
+    install(app)
+    assert isinstance(app.wsgi_app.app, ProxyFix)
+    assert "server_span.second" in [line["event"] for line in lines()]

@@ -9,6 +9,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.endpoints import HTTPEndpoint
@@ -331,19 +332,27 @@ def test_a_redirect_of_something_else_has_no_route(install: Any, canonical: Any)
     assert [line["http_route"] for line in canonical()] == ["unmatched", "unmatched"]
 
 
-def test_a_second_server_span_of_another_middleware_is_warned_of(install: Any, lines: Any) -> None:
-    class OpenTelemetryMiddleware:
-        def __init__(self, app: Any) -> None:
-            self.app = app
+def test_starlettes_own_tracing_middleware_makes_no_second_server_span(install: Any, spans: Any) -> None:
+    from starlette.middleware.opentelemetry import OpenTelemetryMiddleware
 
-        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-            await self.app(scope, receive, send)
-
-    app = install(site())
+    app = site()
     app.add_middleware(OpenTelemetryMiddleware)
-    ask(app, "/")
-    (warning,) = [line for line in lines() if line["event"] == "second_server_span"]
-    assert warning["middleware"].endswith("OpenTelemetryMiddleware")
+    ask(install(app), "/")
+    assert [span.kind for span in spans.get_finished_spans()] == [SpanKind.SERVER]
+
+
+def test_a_fastapi_instrumentor_makes_no_second_server_span_and_is_told(
+    install: Any, spans: Any, lines: Any
+) -> None:
+    from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+
+    app = FastAPI()
+    app.add_api_route("/", lambda: "ok")
+    FastAPIInstrumentor.instrument_app(app)
+    ask(install(app), "/")
+    assert [span.kind for span in spans.get_finished_spans()] == [SpanKind.SERVER]
+    (warning,) = [line for line in lines() if line["event"] == "server_span.taken_over"]
+    assert warning["middleware"] == "opentelemetry.instrumentation.asgi.OpenTelemetryMiddleware"
 
 
 def test_a_provider_given_to_fastapi_is_the_one_used(install: Any) -> None:

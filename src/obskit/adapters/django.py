@@ -5,7 +5,9 @@ The resolved route is reachable only inside the handler: its instance's get_resp
 
 from __future__ import annotations
 
+import logging
 import re
+import sys
 from functools import lru_cache
 from typing import Any
 
@@ -55,6 +57,15 @@ def serves(app: Any, path: str) -> bool:
 
 
 def attach(app: Any, pipeline: Pipeline) -> Any:
+    if any(str(name).startswith("opentelemetry.instrumentation.") for name in settings.MIDDLEWARE):
+        # Loaded with the handler, before us: nothing that could be undone here.
+        logging.getLogger("obskit").warning(
+            "server_span.second",
+            extra={
+                "middleware": "opentelemetry.instrumentation.django",
+                "do": "switch DjangoInstrumentor off: obskit opens the one SERVER span of each request",
+            },
+        )
     door: Any
     if isinstance(app, ASGIHandler):
         door = _attach_asgi(app, pipeline)
@@ -174,8 +185,6 @@ def _group_name(group: str) -> str:
 
 def _note_exception(sender: Any, request: Any = None, **_: Any) -> None:
     """Django answers an unhandled exception with a 500; the record keeps what it was."""
-    import sys  # noqa: PLC0415
-
     exchange = current()
     error = sys.exc_info()[1]
     if exchange is None or exchange.closed or error is None:

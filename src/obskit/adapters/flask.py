@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
 import flask
@@ -49,11 +50,30 @@ def console_handlers(app: Any) -> list[tuple[logging.Logger, logging.Handler]]:
 
 
 def attach(app: Any, pipeline: Pipeline) -> Any:
+    _take_over_contrib_spans(app)
     app.wsgi_app = WsgiDoor(app.wsgi_app, pipeline, _route_of)
     # Not by looking at wsgi_app: the user may put middleware around it afterwards.
     setattr(app, _DOOR, True)
     flask.got_request_exception.connect(_note_exception, app)
     return app
+
+
+def _take_over_contrib_spans(app: Any) -> None:
+    """OpenTelemetry's FlaskInstrumentor, if it is on, would open a second SERVER span: take it off this app."""
+    contrib = sys.modules.get("opentelemetry.instrumentation.flask")
+    if contrib is None or not getattr(app, "_is_instrumented_by_opentelemetry", False):
+        return
+    # Taking it off puts the wsgi_app back that it found; middleware the user added since would go with it.
+    outermost = getattr(app.wsgi_app, "__module__", None) == contrib.__name__
+    if outermost:
+        contrib.FlaskInstrumentor.uninstrument_app(app)
+    logging.getLogger("obskit").warning(
+        "server_span.taken_over" if outermost else "server_span.second",
+        extra={
+            "middleware": "opentelemetry.instrumentation.flask",
+            "do": "remove it: obskit opens the one SERVER span of each request",
+        },
+    )
 
 
 def _route_of(environ: Environ) -> str | None:

@@ -17,6 +17,10 @@ _DOOR = "_obskit_door"
 _MOUNT_TAIL = "/{path}"
 _MAX_MOUNT_DEPTH = 8
 
+# Mounted FastAPI applications and Starlette's own OpenTelemetryMiddleware would each open a SERVER span of their own,
+# unless the scope says that there is one.
+ONE_SERVER_SPAN = (("fastapi.telemetry", None), ("starlette.opentelemetry", True))
+
 
 def matches(app: Any) -> bool:
     return isinstance(app, Starlette)
@@ -49,9 +53,8 @@ def attach(app: Any, pipeline: Pipeline) -> Any:
     _silence_native_spans(app)
 
     def wrap(stack: Any) -> AsgiDoor:
-        _warn_of_second_server_span(stack)
-        # Mounted FastAPI applications would each open a SERVER span of their own, unless the scope says otherwise.
-        return AsgiDoor(stack, pipeline, finder, scope_defaults=(("fastapi.telemetry", None),))
+        _silence_contrib_spans(stack)
+        return AsgiDoor(stack, pipeline, finder, scope_defaults=ONE_SERVER_SPAN)
 
     if app.middleware_stack is not None:
         app.middleware_stack = wrap(app.middleware_stack)
@@ -82,19 +85,28 @@ def own_tracer_provider(app: Any) -> Any:
     return settings.get("tracer_provider") if isinstance(settings, dict) else None
 
 
-def _warn_of_second_server_span(stack: Any) -> None:
-    seen = 0
-    while stack is not None and seen < 64:
-        if type(stack).__name__ == "OpenTelemetryMiddleware":
+class _Everywhere:
+    """What OpenTelemetry's ASGI middleware takes for its list of excluded URLs: all of them."""
+
+    def url_disabled(self, url: str) -> bool:
+        return True
+
+
+def _silence_contrib_spans(stack: Any) -> None:
+    """OpenTelemetry's ASGI middleware, put in by FastAPIInstrumentor or by hand, would open a second SERVER span."""
+    for _ in range(64):
+        if stack is None:
+            return
+        if type(stack).__module__ == "opentelemetry.instrumentation.asgi" and hasattr(stack, "excluded_urls"):
+            stack.excluded_urls = _Everywhere()
             logging.getLogger("obskit").warning(
-                "second_server_span",
+                "server_span.taken_over",
                 extra={
                     "middleware": f"{type(stack).__module__}.{type(stack).__name__}",
-                    "do": "remove it: obskit already opens the SERVER span of each request",
+                    "do": "remove it: obskit opens the one SERVER span of each request",
                 },
             )
-            return
-        stack, seen = getattr(stack, "app", None), seen + 1
+        stack = getattr(stack, "app", None)
 
 
 class _Mounted(NamedTuple):
