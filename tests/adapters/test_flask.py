@@ -270,3 +270,9 @@ def test_middleware_around_a_flask_instrumentor_is_kept(install: Any, lines: Any
     install(app)
     assert isinstance(app.wsgi_app.app, ProxyFix)
     assert "server_span.second" in [line["event"] for line in lines()]
+
+
+def test_installing_does_not_make_the_apps_logger(install: Any) -> None:
+    app = site()
+    install(app)
+    assert "logger" not in vars(app)

@@ -46,7 +46,8 @@ def serves(app: Any, path: str) -> bool:
 
 def console_handlers(app: Any) -> list[tuple[logging.Logger, logging.Handler]]:
     """Flask's own console handler, which prints to the server's error stream if nobody else has set up logging."""
-    return [(app.logger, default_handler)]
+    # Not `app.logger`: reading it makes the logger, with a level that later settings would no longer change.
+    return [(logging.getLogger(app.name), default_handler)]
 
 
 def attach(app: Any, pipeline: Pipeline) -> Any:
