@@ -310,3 +310,29 @@ def test_a_stream_with_nothing_to_read_yet_says_so() -> None:
     environ = make_environ(CONTENT_LENGTH="5", **{"wsgi.input": NonBlocking()})
     assert talk_wsgi(WsgiDoor(app, make_pipeline()[0]), environ).error is None
     assert seen == [None]
+
+
+@pytest.mark.parametrize("body", [[b"a", b"b"], (b"a",), [b""]], ids=str)
+def test_a_body_compares_indexes_and_measures_like_the_applications_own(body: Any) -> None:
+    app = WsgiDoor(lambda environ, start_response: body, make_pipeline()[0])
+    seen = app(make_environ(), lambda *_: None)
+    assert seen == body
+    assert seen != [b"other"]
+    assert seen[0] == body[0]
+    assert len(seen) == len(body)
+    assert app(make_environ(), lambda *_: None) == seen
+    assert len({seen}) == 1
+
+
+def test_a_body_that_has_bytes_gives_them() -> None:
+    class Response:
+        def __iter__(self) -> Iterator[bytes]:
+            yield b"item"
+
+        def __bytes__(self) -> bytes:
+            return b"whole"
+
+    seen = WsgiDoor(lambda environ, start_response: Response(), make_pipeline()[0])(
+        make_environ(), lambda *_: None
+    )
+    assert bytes(seen) == b"whole"  # type: ignore[call-overload]

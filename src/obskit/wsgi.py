@@ -263,6 +263,15 @@ class _Body:
     def __getattr__(self, name: str) -> Any:
         return getattr(object.__getattribute__(self, "_body"), name)
 
+    # What code that is no server may do with it: compare it in a test, or take Django's response for its bytes.
+    def __eq__(self, other: object) -> bool:
+        return bool(self._body == (other._body if isinstance(other, _Body) else other))
+
+    __hash__ = object.__hash__
+
+    def __bytes__(self) -> bytes:
+        return bytes(self._body)  # type: ignore[arg-type]
+
     def __iter__(self) -> _Body:
         return self
 
@@ -335,6 +344,9 @@ class _SizedBody(_Body):
 
     def __len__(self) -> int:
         return len(self._body)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._body[index]  # type: ignore[index]
 
 
 class _Input:
