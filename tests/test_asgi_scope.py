@@ -102,3 +102,16 @@ def test_the_request_id_is_echoed_only_when_asked_for(echo: bool) -> None:
     expected = {"x-own": "1", **({"x-request-id": notes.record.request_id} if echo else {})}
     assert talk.headers == expected
     assert reply["headers"] == [(b"x-own", b"1")]
+
+
+def test_headers_that_can_be_read_only_once_are_left_to_the_application() -> None:
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.extend(scope["headers"])
+        await send(start())
+        await send(body(b"ok"))
+
+    record = asgi_record(app, {**http_scope(), "headers": iter([(b"user-agent", b"curl/8")])})
+    assert seen == [(b"user-agent", b"curl/8")]
+    assert (record.user_agent, record.outcome) == (None, "completed")

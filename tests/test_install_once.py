@@ -137,3 +137,12 @@ def test_fastapi_has_exactly_one_server_span_and_no_children_of_its_own(install:
     assert ask(app, "asgi") == 200
     (span,) = spans.get_finished_spans()
     assert (span.name, span.kind) == ("GET /orders/{order_id}", trace.SpanKind.SERVER)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_second_install_says_that_it_does_nothing(kind: str, install: Any, lines: Any) -> None:
+    make, _, _ = KINDS[kind]
+    served = install(make())
+    lines()
+    install(served)
+    assert [line["event"] for line in lines()] == ["obskit.already_installed"]

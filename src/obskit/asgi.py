@@ -55,10 +55,9 @@ class AsgiDoor:
         self._carrier_headers = frozenset(name.encode("latin-1") for name in pipeline.carrier_headers)
 
     def __getattr__(self, name: str) -> Any:
+        # Copying asks an object that has no attributes yet, and for protocols that are not the application's.
         app = self.__dict__.get("app")
-        if app is None or name.startswith(
-            "__"
-        ):  # copying asks an object that has nothing yet, and for its protocols
+        if app is None or name.startswith("__"):
             raise AttributeError(name)
         return getattr(app, name)
 
@@ -94,10 +93,9 @@ class AsgiDoor:
             self._finish(call, scope)
 
     def _endpoint(self, scope: Scope) -> Endpoint | None:
+        # In ASGI the path includes the prefix the application is served under.
         path, root = scope.get("path"), scope.get("root_path")
-        if (
-            root and path and path.startswith(root)
-        ):  # in ASGI the path includes the prefix that is served under
+        if root and path and path.startswith(root):
             path = path[len(root) :]
         return self.pipeline.endpoints.get(path) if path and not _recorded(scope) else None
 
@@ -412,7 +410,10 @@ def _read_scope(scope: Scope, carrier_headers: frozenset[bytes]) -> tuple[Exchan
         exchange.server_address, exchange.server_port = server[0], server[1]
     request_id: str | None = None
     carrier: dict[str, str] | None = None
-    for raw_name, raw_value in scope.get("headers", ()):
+    headers = scope.get("headers", ())
+    if hasattr(headers, "__next__"):
+        headers = ()  # readable only once, and that is the application's
+    for raw_name, raw_value in headers:
         if raw_name == b"user-agent":
             exchange.user_agent = raw_value.decode("latin-1")
         elif raw_name == b"x-request-id":

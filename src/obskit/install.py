@@ -61,10 +61,10 @@ def install(
                 f"option 'interface': saw {interface!r}, expected one of {', '.join(INTERFACES)}"
             )
         if isinstance(app, WsgiDoor | AsgiDoor):
-            return app
+            return _already(app)
         adapter: Any = adapters.find(app)
         if adapter is not None and adapter.is_attached(app):
-            return adapter.attached(app) if hasattr(adapter, "attached") else app
+            return _already(adapter.attached(app) if hasattr(adapter, "attached") else app)
         spoken = adapter.interface(app) if adapter is not None else _interface(app, interface)
         if interface is not None and interface != spoken:
             raise InstallError(f"option 'interface': saw {interface!r}, but {_named(app)} speaks {spoken}")
@@ -80,6 +80,13 @@ def install(
         _installed.append(pipeline)
         _flush_at_exit()
     pipeline.logs.emit("info", "obskit.installed", "obskit", {"interface": spoken, **notice})
+    return served
+
+
+def _already(served: Any) -> Any:
+    for pipeline in _installed[-1:]:
+        said = {"do": "nothing: this application was installed before, with its first options"}
+        pipeline.logs.emit("info", "obskit.already_installed", "obskit", said)
     return served
 
 

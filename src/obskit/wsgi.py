@@ -38,10 +38,9 @@ class WsgiDoor:
         )
 
     def __getattr__(self, name: str) -> Any:
+        # Copying asks an object that has no attributes yet, and for protocols that are not the application's.
         app = self.__dict__.get("app")
-        if app is None or name.startswith(
-            "__"
-        ):  # copying asks an object that has nothing yet, and for its protocols
+        if app is None or name.startswith("__"):
             raise AttributeError(name)
         return getattr(app, name)
 
