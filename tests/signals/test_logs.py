@@ -256,7 +256,8 @@ def test_the_console_shows_a_request_and_what_ended_it(
     for part in (
         "http.request",
         "/orders/{id}",
-        "http_response_status_code=500",
+        " 500 in ",
+        "outcome=raised",
         "req-7",
         "tenant=acme",
         "out of stock",

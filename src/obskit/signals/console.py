@@ -45,6 +45,15 @@ class Renderer:
         head = {"timestamp": timestamp(), "level": level, "logger": logger, "event": _visible(event)}
         return str(self._render(None, level, {**head, **shown}))
 
+    def request(self, exchange: Exchange, extra: Mapping[str, Any]) -> str:
+        """A canonical line as a person reads it: what was asked, what came of it, and only then the rest."""
+        status = "no answer" if exchange.status is None else exchange.status
+        asked = f"{exchange.method} {exchange.url_path[:120]} {status} in {exchange.duration * 1e3:.1f} ms"
+        fields: dict[str, Any] = {"route": exchange.http_route}
+        if exchange.outcome != "completed":
+            fields["outcome"] = str(exchange.outcome)
+        return self.line(exchange.level, asked, "http.request", exchange, {**fields, **extra})
+
 
 def _visible(value: Any) -> Any:
     return _CONTROL.sub(_escaped, value) if isinstance(value, str) else value

@@ -65,14 +65,9 @@ class Logs:
         if RANKS[exchange.level] < self.rank or self._stopped:
             return
         if structured.users_own():
-            structured.log(
-                exchange.level, CANONICAL_EVENT, "obskit.http", self._fields(exchange, with_ids=True)
-            )
+            structured.log(exchange.level, CANONICAL_EVENT, "obskit.http", self._fields(exchange))
         elif self._renderer is not None:
-            fields = self._fields(exchange, with_ids=False)
-            self._writer.write(
-                self._renderer.line(exchange.level, CANONICAL_EVENT, "obskit.http", exchange, fields)
-            )
+            self._writer.write(self._renderer.request(exchange, own_fields(exchange)))
         else:
             self._writer.write(self._format.canonical(exchange))
         self._metrics.log_record(exchange.level)
@@ -114,10 +109,17 @@ class Logs:
         """Say that a stage of ours failed (the pipeline bounds how often)."""
         self.emit("error", "obskit.internal_error", "obskit", {"stage": stage}, error)
 
-    def _fields(self, exchange: Exchange, *, with_ids: bool) -> dict[str, Any]:
+    def _fields(self, exchange: Exchange) -> dict[str, Any]:
         """The canonical line as a dict, for a form that is not ours to write."""
         first_byte = exchange.time_to_first_byte
+        resource = zip(
+            ("service_name", "service_version", "deployment_environment"), self._service, strict=True
+        )
         fields: dict[str, Any] = {
+            **{name: value for name, value in resource if value},
+            "trace_id": exchange.trace_id,
+            "span_id": exchange.span_id,
+            "request_id": exchange.request_id,
             "http_request_method": exchange.method,
             "http_route": exchange.http_route,
             "url_path": exchange.url_path,
@@ -132,12 +134,6 @@ class Logs:
             "worker_pid": self._format.pid,
             **own_fields(exchange),
         }
-        if with_ids:
-            names = ("service_name", "service_version", "deployment_environment")
-            ids = {name: value for name, value in zip(names, self._service, strict=True) if value}
-            for name in ("trace_id", "span_id", "request_id"):
-                ids[name] = getattr(exchange, name)
-            fields = {**ids, **fields}
         for key, value in (exchange.facts or {}).items():
             fields.setdefault(key, REDACTED if self.is_secret(key) else plain(value, self.is_secret))
         return fields
