@@ -483,3 +483,15 @@ def test_forgetting_one_of_two_installs_keeps_the_other_writing(house: Make, lin
     first.pipeline.shutdown(0.1)
     capture.detach(first.pipeline.logs)
     assert capture._handler is None
+
+
+def test_a_handler_a_server_makes_when_it_first_logs_prints_no_line_twice(house: Make, out: Both) -> None:
+    house().pipeline.begin()
+    late = logging.getLogger("hypercorn.error")
+    late.addHandler(logging.StreamHandler(sys.stderr))
+    late.setLevel(logging.INFO)
+    late.info("first")
+    late.info("second")
+    text = out()
+    assert (times("first", text), times("second", text)) == (1, 1)
+    assert "second" in text[0]

@@ -57,6 +57,10 @@ class CaptureHandler(logging.Handler):
             sink.emit("error", "obskit.unreadable_record", "obskit", {})
 
     def _pass_on(self, record: logging.LogRecord, sink: Any) -> None:
+        if record.name in _SERVERS and _release_console(logging.getLogger(record.name), to_root=True):
+            # hypercorn makes its handler when it first logs, after lifespan startup, and lets the record go on to
+            # the root: this line is out already, in the server's form. The next one comes through us alone.
+            return
         fields = {key: value for key, value in vars(record).items() if key not in _RECORD_KEYS}
         event: Any = record.msg
         if isinstance(event, dict):  # structlog's wrap_for_formatter
@@ -154,7 +158,8 @@ def detach(sink: Any) -> None:
     _root_is_ours = False
 
 
-def _release_console(logger: logging.Logger, *, to_root: bool) -> None:
+def _release_console(logger: logging.Logger, *, to_root: bool) -> bool:
+    """Take a server's console handlers off its logger; whether there were any."""
     released = [handler for handler in logger.handlers if _is_console(handler)]
     for handler in released:
         _remove_handler(logger, handler)
@@ -162,6 +167,7 @@ def _release_console(logger: logging.Logger, *, to_root: bool) -> None:
         _set_propagate(logger, False)
     elif released and not logger.propagate:
         _set_propagate(logger, True)
+    return bool(released)
 
 
 def _is_console(handler: logging.Handler) -> bool:
