@@ -495,3 +495,19 @@ def test_a_handler_a_server_makes_when_it_first_logs_prints_no_line_twice(house:
     text = out()
     assert (times("first", text), times("second", text)) == (1, 1)
     assert "second" in text[0]
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_access_lines_of_flasks_development_server_come_only_when_asked_for(
+    wanted: bool, house: Make, lines: Lines
+) -> None:
+    house(access_logs=wanted)
+    server = logging.getLogger("werkzeug")
+    server.setLevel(logging.INFO)
+    server.info(
+        '127.0.0.1 - - [23/Nov/2026 04:14:41] "%s" %s %s', "\x1b[33mGET /nope HTTP/1.1\x1b[0m", "404", "-"
+    )
+    server.info("\x1b[33mPress CTRL+C to quit\x1b[0m")
+    events = [line["event"] for line in lines()]
+    assert events[-1] == "Press CTRL+C to quit"
+    assert any("GET /nope" in event for event in events) is wanted

@@ -12,6 +12,7 @@ Who prints a record is decided by what is there at install:
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from typing import Any
 
@@ -35,6 +36,8 @@ _ACCESS = ("uvicorn.access", "gunicorn.access", "hypercorn.access", "granian.acc
 _RECORD_KEYS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 # uvicorn's coloured copy of the message; Django's request object, whose text holds the query string.
 _RECORD_KEYS |= {"color_message", "request", "server_time"}
+_WERKZEUG_ACCESS = " - - ["
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _NOTHING = 100
 _LEVELS = {10: "debug", 20: "info", 30: "warning", 40: "error", 50: "critical"}
 
@@ -61,6 +64,9 @@ class CaptureHandler(logging.Handler):
             # hypercorn makes its handler when it first logs, after lifespan startup, and lets the record go on to
             # the root: this line is out already, in the server's form. The next one comes through us alone.
             return
+        werkzeug = record.name == "werkzeug"
+        if werkzeug and not sink.config.access_logs and _WERKZEUG_ACCESS in str(record.msg):
+            return  # Flask's development server has one logger for everything
         fields = {key: value for key, value in vars(record).items() if key not in _RECORD_KEYS}
         event: Any = record.msg
         if isinstance(event, dict):  # structlog's wrap_for_formatter
@@ -71,6 +77,8 @@ class CaptureHandler(logging.Handler):
                 event = record.getMessage()
             except Exception as error:
                 fields["log_error"] = f"{type(error).__name__}: {error}"
+        if werkzeug and isinstance(event, str):
+            event = _COLOUR.sub("", event)
         if record.stack_info:
             fields["stack"] = str(record.stack_info).splitlines()[-40:]
         error_logged = structured.exception_given(record.exc_info, asked=False)
