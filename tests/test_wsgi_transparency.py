@@ -336,3 +336,18 @@ def test_a_body_that_has_bytes_gives_them() -> None:
         make_environ(), lambda *_: None
     )
     assert bytes(seen) == b"whole"  # type: ignore[call-overload]
+
+
+def test_headers_that_are_no_list_are_the_servers_to_refuse_also_with_an_echoed_id() -> None:
+    seen: list[Any] = []
+
+    def app(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", None)
+        return [b"ok"]
+
+    pipeline, notes = make_pipeline(echo_request_id=True)
+    assert list(WsgiDoor(app, pipeline)(make_environ(), lambda status, headers: seen.append(headers))) == [
+        b"ok"
+    ]
+    assert seen == [None]
+    assert notes.stages == ["wsgi.start_response"]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
-from obskit.errors import InstallError
+from obskit.errors import InstallError, shown
 
 LOG_FORMATS: Final = ("auto", "json", "console")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
@@ -173,7 +173,7 @@ class Config:
                 hint = f" (did you mean {close[0]!r}?)" if close else ""
                 raise InstallError(f"unknown option {name!r}{hint}; options are: {', '.join(sorted(known))}")
         if base is not None and not isinstance(base, Config):
-            raise InstallError(f"option 'config': saw {_shown(base)}, expected an obskit.Config")
+            raise InstallError(f"option 'config': saw {shown(base)}, expected an obskit.Config")
         values: dict[str, Any] = {}
         for name, spec in known.items():
             if options.get(name) is not None:
@@ -204,12 +204,4 @@ def _parsed(where: str, parse: Callable[[Any], Any], value: Any) -> Any:
     try:
         return parse(value)
     except ValueError as error:
-        raise InstallError(f"{where}: saw {_shown(value)}, expected {error}") from None
-
-
-def _shown(value: Any) -> str:
-    try:
-        text = repr(value)
-    except Exception:
-        text = f"<{type(value).__name__}>"
-    return text if len(text) <= 120 else text[:117] + "..."
+        raise InstallError(f"{where}: saw {shown(value)}, expected {error}") from None

@@ -1,6 +1,15 @@
-"""The one error obskit raises on purpose, and only at install time."""
+"""The one error obskit raises on purpose, and only at install time, and how it shows what was seen."""
 
 from __future__ import annotations
+
+
+def shown(value: object) -> str:
+    """`repr(value)` for an error text: cut at 120 characters, and never raising."""
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= 120 else text[:117] + "..."
 
 
 class InstallError(Exception):

@@ -69,7 +69,6 @@ class Exchange:
         "method_original",
         "otel_context",
         "outcome",
-        "parent_span_id",
         "pipeline",
         "protocol",
         "request_bytes",
@@ -130,7 +129,6 @@ class Exchange:
 
         self.trace_id = ""
         self.span_id = ""
-        self.parent_span_id: str | None = None
         self.sampled = False
         self.span: Any = None
         self.otel_context: Any = None

@@ -14,7 +14,7 @@ from typing import Any
 from obskit import adapters
 from obskit.asgi import AsgiDoor
 from obskit.config import INTERFACES, Config
-from obskit.errors import InstallError
+from obskit.errors import InstallError, shown
 from obskit.pipeline import Pipeline
 from obskit.redact import make_redactor
 from obskit.signals import capture, instrumentation
@@ -67,7 +67,7 @@ def install(
             return _already(adapter.attached(app) if hasattr(adapter, "attached") else app)
         spoken = adapter.interface(app) if adapter is not None else _interface(app, interface)
         if interface is not None and interface != spoken:
-            raise InstallError(f"option 'interface': saw {interface!r}, but {_named(app)} speaks {spoken}")
+            raise InstallError(f"option 'interface': saw {interface!r}, but {shown(app)} speaks {spoken}")
         with ExitStack() as undo:  # an install that fails half-way leaves nothing behind
             pipeline, notice = _compose(app, adapter, settings, undo)
             if adapter is not None:
@@ -119,8 +119,8 @@ def _compose(app: Any, adapter: Any, config: Config, undo: ExitStack) -> tuple[P
     undo.callback(logs.shutdown, 0.0)
     for logger, handler in adapter.console_handlers(app) if hasattr(adapter, "console_handlers") else ():
         capture.release(logger, handler)
-    pipeline = Pipeline(config, traces, metrics, logs, metrics)
-    pipeline.endpoints[config.metrics_path] = Exposition(config, metrics.registry)
+    endpoints = {config.metrics_path: Exposition(config, metrics.registry)}
+    pipeline = Pipeline(config, traces, metrics, logs, metrics, endpoints)
     framework = adapter.framework(app) if adapter is not None else "none"
     metrics.describe_app(
         resource["service.name"],
@@ -203,7 +203,7 @@ def _interface(app: Any, asked: str | None) -> str:
     """Whether a plain callable speaks WSGI or ASGI, by what it takes."""
     if not callable(app):
         raise InstallError(
-            f"{_named(app)} is no application: expected a Flask, FastAPI or Starlette app, a Django handler, or a "
+            f"{shown(app)} is no application: expected a Flask, FastAPI or Starlette app, a Django handler, or a "
             "WSGI or ASGI callable"
         )
     if asked is not None:
@@ -225,7 +225,7 @@ def _interface(app: Any, asked: str | None) -> str:
         if required == 2:
             return "wsgi"
     raise InstallError(
-        f"cannot tell WSGI from ASGI for {_named(app)}: pass interface='wsgi' or interface='asgi'"
+        f"cannot tell WSGI from ASGI for {shown(app)}: pass interface='wsgi' or interface='asgi'"
     )
 
 
@@ -246,11 +246,3 @@ def _flush_at_exit() -> None:
     if not _at_exit_set:
         _at_exit_set = True
         atexit.register(lambda: shutdown(AT_EXIT_TIMEOUT_S))
-
-
-def _named(app: Any) -> str:
-    try:
-        text = repr(app)
-    except Exception:
-        text = f"<{type(app).__name__}>"
-    return text if len(text) <= 120 else text[:117] + "..."

@@ -121,7 +121,10 @@ class _Call:
     def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], Any]:
         self.find_route()
         if self.pipeline.echo_request_id:
-            headers = [*headers, ("X-Request-ID", self.exchange.request_id)]
+            try:
+                headers = [*headers, ("X-Request-ID", self.exchange.request_id)]
+            except Exception as error:  # headers that are no list are the server's to refuse
+                self.pipeline.failed("wsgi.start_response", error)
         if exc_info is None:
             write = self._start_response(status, headers)
         else:

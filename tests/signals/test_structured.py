@@ -352,3 +352,18 @@ def test_the_line_of_a_request_goes_to_its_own_install_also_when_another_came_la
     lines()
     obskit.shutdown()
     assert structured.active() is None
+
+
+def test_bound_values_can_be_replaced_and_taken_off(house: Make, lines: Lines) -> None:
+    house()
+    bound = obskit.get_logger("shop").bind(a=1, b=2)
+    bound.unbind("a").info("one")
+    bound.try_unbind("a", "never").info("two")
+    bound.new(c=3).info("three")
+    seen = [{key: line[key] for key in ("a", "b", "c") if key in line} for line in lines()]
+    assert seen == [{"b": 2}, {"b": 2}, {"c": 3}]
+
+
+def test_taking_off_what_is_not_bound_raises_as_structlog_does() -> None:
+    with pytest.raises(KeyError, match="never"):
+        obskit.get_logger("shop").unbind("never")

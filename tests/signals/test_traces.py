@@ -209,7 +209,7 @@ def test_a_traceparent_makes_the_span_its_child(house: Make, spans: InMemorySpan
     exchange = house().serve(carrier={**TRACEPARENT, "tracestate": "vendor=1"})
     span = only(spans)
     assert exchange.trace_id == TRACE_ID == f"{span.context.trace_id:032x}"
-    assert exchange.parent_span_id == PARENT_ID == f"{span.parent.span_id:016x}"
+    assert f"{span.parent.span_id:016x}" == PARENT_ID
     assert span.parent.is_remote
     assert span.context.trace_state.to_header() == "vendor=1"
 
@@ -227,7 +227,6 @@ def test_a_malformed_traceparent_gives_a_root_span(
     made = house()
     exchange = made.serve(carrier={"traceparent": value, "tracestate": "=,=", "baggage": "=;=,"})
     assert only(spans).parent is None
-    assert exchange.parent_span_id is None
     assert exchange.trace_id not in ("", TRACE_ID)
     assert set(made.samples().get("obskit_internal_errors_total", {})) == set()
 

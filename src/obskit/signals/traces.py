@@ -10,6 +10,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from obskit import names
@@ -68,9 +69,6 @@ class Traces:
             set_status_on_exception=False,
         )
         ids = span.get_span_context()
-        before = trace.get_current_span(parent).get_span_context()
-        if before.is_valid:
-            exchange.parent_span_id = f"{before.span_id:016x}"
         if ids.is_valid:
             exchange.trace_id = f"{ids.trace_id:032x}"
             exchange.span_id = f"{ids.span_id:016x}"
@@ -78,7 +76,7 @@ class Traces:
         # OTEL_SDK_DISABLED: no span, or the caller's own. The lines of one request still need to find each other.
         if not ids.is_valid:
             exchange.trace_id, exchange.span_id = self._new_ids()
-        elif ids.span_id == before.span_id:
+        elif carrier is not None and trace.get_current_span(parent).get_span_context().span_id == ids.span_id:
             exchange.span_id = self._new_ids()[1]
         exchange.span = span
         exchange.otel_context = trace.set_span_in_context(span, parent)
@@ -169,7 +167,5 @@ def _exception(error: Exception) -> dict[str, Any]:
 
 
 def _id_generator(provider: Any) -> Callable[[], tuple[str, str]]:
-    from opentelemetry.sdk.trace.id_generator import RandomIdGenerator  # noqa: PLC0415
-
     generator = provider.id_generator if isinstance(provider, TracerProvider) else RandomIdGenerator()
     return lambda: (f"{generator.generate_trace_id():032x}", f"{generator.generate_span_id():016x}")
