@@ -15,11 +15,12 @@ DEMO_ARGS   ?=
 PYTEST_ARGS ?=
 
 VENV := .venv
+NODE := tests/node
 PY   := $(VENV)/bin/python
 PIP  := $(PY) -m pip --disable-pip-version-check --no-input -qq
 SAY  := printf '\033[1m%s\033[0m\n'
 
-.PHONY: help demo test check format clean tools
+.PHONY: help demo test check format grafana clean tools
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -27,7 +28,7 @@ help: ## this list
 demo: $(VENV)/.stamp-demo ## set up, then run a shop under traffic and watch its telemetry
 	@exec $(VENV)/bin/obskit demo $(DEMO_ARGS)
 
-test: $(VENV)/.stamp-dev tools ## set up, then run every test with coverage (servers, Prometheus, PostgreSQL: real ones)
+test: $(VENV)/.stamp-dev tools $(NODE)/node_modules/.stamp ## set up, then run every test with coverage (servers, Prometheus, PostgreSQL: real ones)
 	@rm -f .coverage .coverage.*
 	@$(PY) -m pytest -n 2 --cov --cov-report=term --durations=5 $(PYTEST_ARGS)
 
@@ -41,8 +42,11 @@ format: $(VENV)/.stamp-dev ## rewrite the code the way `make check` wants it
 	@$(PY) -m ruff check --quiet --fix .
 	@$(PY) -m ruff format --quiet .
 
+grafana: $(VENV)/.stamp-dev ## write again what is generated in grafana/: dashboards, rules, provisioning
+	@$(PY) grafana/source/generate.py
+
 clean: ## remove what set-up, builds and tests left behind
-	@rm -rf $(VENV) build dist htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*
+	@rm -rf $(VENV) $(NODE)/node_modules build dist htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@find integrations -name '*.sqlite3*' -delete 2>/dev/null || true
 
@@ -94,10 +98,18 @@ $(VENV)/.stamp-python:
 	@"$$python" -m venv --clear $(VENV)
 	@touch $@
 
+# Other people's grammars and types. No lock file: it would record where the packages were downloaded from.
+$(NODE)/node_modules/.stamp: $(NODE)/package.json | tools
+	@$(SAY) "installing Grafana's query grammars and types, and those of Kubernetes"
+	@npm install --prefix $(NODE) --no-package-lock --no-audit --no-fund --ignore-scripts --loglevel=error
+	@touch $@
+
 # Real programs the tests drive: no Prometheus of ours would catch what Prometheus itself refuses.
 tools:
 	@missing=()
 	@command -v prometheus >/dev/null && command -v promtool >/dev/null || missing+=(prometheus)
+	@command -v alertmanager >/dev/null || command -v prometheus-alertmanager >/dev/null || missing+=(prometheus-alertmanager)
+	@command -v npm >/dev/null || missing+=(nodejs npm)
 	@command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
 	@if [ $${#missing[@]} = 0 ]; then exit 0; fi
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

@@ -152,12 +152,27 @@ def test_the_two_commands_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("integrations/**/*.md")])
+    "page",
+    sorted(
+        path
+        for folder in ("", "docs/", "integrations/**/", "grafana/**/")
+        for path in ROOT.glob(f"{folder}*.md")
+    ),
 )
 def test_every_relative_link_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
         if "://" not in target and not target.startswith("mailto:"):
             assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
+
+
+def test_the_export_that_the_readme_shows_writes_rules_dashboards_and_runbooks(tmp_path: Path) -> None:
+    export, push = (line.removeprefix("$ ") for line in blocks("console")[1].splitlines())
+    command = [sys.executable, "-m", "obskit.cli", *export.split()[1:]]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    written = {path.relative_to(tmp_path / "monitoring").as_posix() for path in tmp_path.rglob("*.*")}
+    assert {"rules/obskit-shop.yaml", "dashboards/obskit-overview.json", "runbooks/README.md"} <= written
+    # The second command, with a server of the test's own: tests/export/test_push.py.
+    assert re.fullmatch(r"GRAFANA_TOKEN=\.\.\. obskit export --push https://\S+", push)
 
 
 def test_generated_pages_are_up_to_date() -> None:

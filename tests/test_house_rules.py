@@ -57,6 +57,7 @@ ROOMS = {
 }
 for name in ("demo", "testing"):
     ROOMS[name] = Room(ROOMS[name].rooms, ROOMS[name].libraries | FRAMEWORKS)
+ROOMS["export"] = Room(FLOOR | {"export"}, frozenset({"yaml"}))
 
 
 # ---- reading a file ---------------------------------------------------------------------------------
@@ -217,6 +218,8 @@ def test_every_module_keeps_the_rules_of_its_room() -> None:
         ("obskit.install", "from obskit import cli", "obskit.cli"),
         ("obskit.exchange", "import obskit", "obskit.__init__"),
         ("obskit.cli", "import structlog", "structlog"),
+        ("obskit.cli", "import yaml", "yaml"),
+        ("obskit.export.prometheus", "from obskit.install import install", "obskit.install"),
         ("obskit.attic", "", "no such room"),
         ("obskit.exchange", "\n" * (MAX_LINES + 1), "lines"),
     ],
@@ -263,7 +266,7 @@ def loaded_by(statement: str) -> dict[str, list[str] | int]:
 def heavy(loaded: dict[str, list[str] | int]) -> set[str]:
     modules_found = loaded["modules"]
     assert isinstance(modules_found, list)
-    return (FRAMEWORKS | SIGNAL_LIBRARIES | {"rich", "requests", "grpc"}) & set(modules_found)
+    return (FRAMEWORKS | SIGNAL_LIBRARIES | {"rich", "requests", "grpc", "yaml"}) & set(modules_found)
 
 
 def test_importing_obskit_loads_no_framework_and_no_signal_library_and_starts_no_thread() -> None:

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
+from obskit.export import command as export
+
 SERVICES = ("fastapi", "flask", "django")
 DEFAULT_RATE = 20.0
 MAX_RATE = 200.0
@@ -45,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="command", title="commands")
     _add_demo(commands)
+    _add_export(commands)
     return parser
 
 
@@ -107,6 +110,22 @@ def _demo(options: argparse.Namespace) -> int:
         )
     except DemoError as error:
         return _refuse("demo", str(error), error.exit_status)
+
+
+# ---- obskit export ------------------------------------------------------------------------------------
+
+
+def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="write dashboards, alert rules and runbooks for a service",
+        description="Writes what Prometheus, Alertmanager and Grafana need to watch a service into a folder, or "
+        "imports the dashboards into a running Grafana. What somebody changed there is never overwritten unasked.",
+        epilog="Exit status: 0 done, 1 something is not as an export left it (with --check: or would be written), "
+        "2 wrong arguments or it could not be done.",
+    )
+    export.add_arguments(parser)
+    parser.set_defaults(run=export.run)
 
 
 # ---- arguments ----------------------------------------------------------------------------------------
