@@ -17,8 +17,13 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 import obskit
 from obskit.signals import capture, structured
 from obskit.signals import provider as providers
+from tests.support.sharing import SharedScheduling
 
 Lines = Callable[[], list[dict[str, Any]]]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SharedScheduling:
+    return SharedScheduling(config, log)
 
 
 def forget_tracer_provider() -> None:

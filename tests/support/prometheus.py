@@ -1,4 +1,4 @@
-"""The real Prometheus: a server that scrapes what a test points it at, and promtool."""
+"""The real Prometheus: a server that scrapes what a test points it at and evaluates its rules, and promtool."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +22,7 @@ START_S = 30.0
 STOP_S = 10.0
 
 Series = list[tuple[dict[str, str], float]]
+Ranges = list[tuple[dict[str, str], list[tuple[float, float]]]]
 
 
 class PrometheusError(Exception):
@@ -31,12 +32,20 @@ class PrometheusError(Exception):
 class PrometheusServer:
     """A Prometheus on a free loopback port, with its data in `directory`, scraping `targets` every second.
 
-    `targets` is {job name: "host:port"}. Exemplar storage is on, so scrapes ask for OpenMetrics first.
-    A context manager: it is ready inside, and always gone afterwards.
+    `targets` is {job name: "host:port", or several of them}. `rules` is the content of a rule file, evaluated as
+    often as its groups say, whose alerts go to `alertmanagers` ("host:port"). Exemplar storage is on, so scrapes
+    ask for OpenMetrics first. A context manager: it is ready inside, and always gone afterwards. Blocks that
+    are already in `directory`/data are served as well.
     """
 
     def __init__(
-        self, directory: Path, targets: Mapping[str, str], *, metrics_path: str = "/metrics"
+        self,
+        directory: Path,
+        targets: Mapping[str, str | Sequence[str]],
+        *,
+        metrics_path: str = "/metrics",
+        rules: Mapping[str, Any] | None = None,
+        alertmanagers: Sequence[str] = (),
     ) -> None:
         self.directory = directory
         self.port = free_port()
@@ -45,13 +54,22 @@ class PrometheusServer:
         self._process: subprocess.Popen[bytes] | None = None
         directory.mkdir(parents=True, exist_ok=True)
         # JSON is YAML: no second serializer, and no quoting to get wrong.
-        config = {
-            "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
+        config: dict[str, Any] = {
+            "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
             "scrape_configs": [
-                {"job_name": job, "metrics_path": metrics_path, "static_configs": [{"targets": [target]}]}
-                for job, target in targets.items()
+                {
+                    "job_name": job,
+                    "metrics_path": metrics_path,
+                    "static_configs": [{"targets": [of_job] if isinstance(of_job, str) else list(of_job)}],
+                }
+                for job, of_job in targets.items()
             ],
         }
+        if rules is not None:
+            (directory / "rules.yml").write_text(json.dumps(rules, indent=1))
+            config["rule_files"] = ["rules.yml"]
+        if alertmanagers:
+            config["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": list(alertmanagers)}]}]}
         (directory / "prometheus.yml").write_text(json.dumps(config, indent=1))
 
     def __enter__(self) -> Self:
@@ -84,12 +102,42 @@ class PrometheusServer:
     ) -> None:
         self._stop()
 
-    def query(self, promql: str) -> Series:
-        """The instant vector of an expression, as (labels, value); an empty list when nothing matches."""
-        data = self._get("query", query=promql)
+    def query(self, promql: str, *, at: float | None = None) -> Series:
+        """The instant vector of an expression, as (labels, value); an empty list when nothing matches.
+
+        `at` is in seconds since the epoch, by default now.
+        """
+        moment = {} if at is None else {"time": f"{at:.3f}"}
+        data = self._get("query", query=promql, **moment)
         if data["resultType"] == "scalar":
             return [({}, float(data["result"][1]))]
         return [(series["metric"], float(series["value"][1])) for series in data["result"]]
+
+    def query_range(self, promql: str, start: float, end: float, step_s: float = 1.0) -> Ranges:
+        """The samples of an expression from `start` to `end` (seconds since the epoch), as (labels, (time, value)s)."""
+        data = self._get(
+            "query_range", query=promql, start=f"{start:.3f}", end=f"{end:.3f}", step=f"{step_s:g}"
+        )
+        return [
+            (series["metric"], [(float(moment), float(value)) for moment, value in series["values"]])
+            for series in data["result"]
+        ]
+
+    def label_values(self, label: str, selector: str, start: float, end: float) -> list[str]:
+        """The values of `label` among the series that `selector` matches."""
+        values: list[str] = self._get(
+            f"label/{label}/values", **{"match[]": selector, "start": f"{start:.3f}", "end": f"{end:.3f}"}
+        )
+        return values
+
+    def rules(self) -> list[dict[str, Any]]:
+        """Every rule as Prometheus sees it: name, type, health, lastError."""
+        return [rule for group in self._get("rules")["groups"] for rule in group["rules"]]
+
+    def alerts(self) -> list[dict[str, Any]]:
+        """The alerts that are pending or firing now: labels, annotations, state, activeAt, value."""
+        active: list[dict[str, Any]] = self._get("alerts")["alerts"]
+        return active
 
     def value(self, promql: str) -> float:
         """The one value of an expression; NaN when nothing matches, PrometheusError when several series do."""
@@ -132,9 +180,11 @@ class PrometheusServer:
         ]
 
     def target_errors(self) -> dict[str, str]:
-        """{job: what went wrong at its last scrape}, empty text when nothing did."""
-        active = self._get("targets")["activeTargets"]
-        return {target["labels"]["job"]: target["lastError"] for target in active}
+        """{job: what went wrong at its last scrapes}, empty text when nothing did."""
+        errors: dict[str, list[str]] = {}
+        for target in self._get("targets")["activeTargets"]:
+            errors.setdefault(target["labels"]["job"], []).append(target["lastError"])
+        return {job: "; ".join(filter(None, of_job)) for job, of_job in errors.items()}
 
     def log(self) -> str:
         """What the process wrote: warnings and errors, a dropped sample or a refused exemplar among them."""
@@ -174,6 +224,20 @@ class PrometheusServer:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def backfill(directory: Path, openmetrics: str) -> None:
+    """Write `openmetrics`, samples with timestamps, into blocks for a PrometheusServer of the same `directory`."""
+    program = shutil.which("promtool")
+    if program is None:
+        raise PrometheusError("no `promtool` on PATH: `make test` installs it, or says how to")
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "backfill.om"
+    path.write_text(openmetrics)
+    command = [program, "tsdb", "create-blocks-from", "openmetrics", str(path), str(directory / "data")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode:
+        raise PrometheusError(f"promtool: {done.stderr}{done.stdout}")
 
 
 def promtool_check_metrics(text: str) -> tuple[int, str]:

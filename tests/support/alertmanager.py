@@ -1,0 +1,225 @@
+"""The real Alertmanager on loopback, and a webhook receiver that keeps every notification."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import shutil
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.support.ports import free_port
+
+POLL_S = 0.1
+START_S = 30.0
+STOP_S = 10.0
+
+_DURATIONS = frozenset({"group_wait", "group_interval", "repeat_interval"})
+_UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+class AlertmanagerError(Exception):
+    """Alertmanager did not start, or a notification that was waited for never came; the message says which."""
+
+
+def for_test(configuration: Mapping[str, Any], webhook_url: str, time_factor: int) -> dict[str, Any]:
+    """`configuration` with its webhooks at `webhook_url`/<receiver> and every interval divided by `time_factor`."""
+    config = copy.deepcopy(dict(configuration))
+    for receiver in config["receivers"]:
+        for webhook in receiver.get("webhook_configs", []):
+            webhook["url"] = f"{webhook_url}/{receiver['name']}"
+    _divide(config["route"], time_factor)
+    return config
+
+
+def _divide(route: dict[str, Any], time_factor: int) -> None:
+    for name in _DURATIONS & route.keys():
+        match = re.fullmatch(r"(\d+)(ms|[smhd])", route[name])
+        assert match, f"{name}: saw {route[name]!r}, expected a number and a unit"
+        route[name] = f"{int(match[1]) * _UNIT_MS[match[2]] // time_factor}ms"
+    for below in route.get("routes", []):
+        _divide(below, time_factor)
+
+
+class AlertmanagerServer:
+    """An Alertmanager on a free loopback port with its data in `directory`; a context manager, ready inside."""
+
+    def __init__(self, directory: Path, configuration: Mapping[str, Any]) -> None:
+        self.directory = directory
+        self.address = f"127.0.0.1:{free_port()}"
+        self._log_path = directory / "alertmanager.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        directory.mkdir(parents=True, exist_ok=True)
+        # JSON is YAML.
+        (directory / "alertmanager.yml").write_text(json.dumps(configuration, indent=1))
+
+    def __enter__(self) -> Self:
+        # Debian calls it prometheus-alertmanager.
+        program = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
+        if program is None:
+            raise AlertmanagerError("no `alertmanager` on PATH: `make test` installs it, or says how to")
+        with self._log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                [
+                    program,
+                    f"--config.file={self.directory / 'alertmanager.yml'}",
+                    f"--storage.path={self.directory / 'data'}",
+                    f"--web.listen-address={self.address}",
+                    "--cluster.listen-address=",
+                    "--log.level=warn",
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def log(self) -> str:
+        """What the process wrote: warnings and errors, a notification that could not be sent among them."""
+        return self._log_path.read_text("utf-8", "replace")
+
+    def _wait_until_ready(self) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + START_S
+        while True:
+            if self._process.poll() is not None:
+                raise AlertmanagerError(f"alertmanager ended with {self._process.returncode}:\n{self.log()}")
+            try:
+                with urllib.request.urlopen(f"http://{self.address}/-/ready", timeout=2) as response:
+                    if response.status == 200:
+                        return
+            except OSError:
+                pass  # not listening yet
+            if time.monotonic() > deadline:
+                raise AlertmanagerError(f"alertmanager was not ready within {START_S:g} s:\n{self.log()}")
+            time.sleep(POLL_S)
+
+    def _stop(self) -> None:
+        process = self._process
+        if process is None or process.poll() is not None:
+            return
+        process.terminate()
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """One alert of one notification. `at` is in seconds since the epoch, `status` is firing or resolved."""
+
+    at: float
+    receiver: str
+    status: str
+    labels: dict[str, str]
+    annotations: dict[str, str]
+
+    def has(self, labels: Mapping[str, str]) -> bool:
+        return labels.items() <= self.labels.items()
+
+
+class Webhook:
+    """Receives notifications on a free loopback port and keeps them all. Use as a context manager."""
+
+    def __init__(self) -> None:
+        self._delivered: list[Delivered] = []
+        self._changed = threading.Condition()
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler_for(self))
+        self._http.daemon_threads = True
+        self._thread = threading.Thread(
+            target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        )
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._http.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+    @property
+    def delivered(self) -> list[Delivered]:
+        """Every alert of every notification until now, in order of arrival."""
+        with self._changed:
+            return list(self._delivered)
+
+    def wait_for(
+        self, status: str, labels: Mapping[str, str], *, after: float = 0.0, timeout: float = 60.0
+    ) -> Delivered:
+        """The first alert with `status` and `labels` that was delivered after the moment `after`.
+
+        AlertmanagerError, with what came instead, when `timeout` seconds pass.
+        """
+
+        def found() -> Delivered | None:
+            return next(
+                (
+                    one
+                    for one in self._delivered
+                    if one.status == status and one.at > after and one.has(labels)
+                ),
+                None,
+            )
+
+        with self._changed:
+            if not self._changed.wait_for(lambda: found() is not None, timeout):
+                told = "\n".join(f"{one.at:.1f} {one.status} {one.labels}" for one in self._delivered)
+                raise AlertmanagerError(
+                    f"no {status} {dict(labels)} after {after:.1f} within {timeout:g} s; delivered:\n{told}"
+                )
+            one = found()
+            assert one is not None
+            return one
+
+    def take(self, receiver: str, payload: Mapping[str, Any]) -> None:
+        now = time.time()
+        with self._changed:
+            self._delivered += [
+                Delivered(now, receiver, alert["status"], alert["labels"], alert["annotations"])
+                for alert in payload["alerts"]
+            ]
+            self._changed.notify_all()
+
+
+def _handler_for(webhook: Webhook) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            webhook.take(self.path.strip("/"), json.loads(body))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    return Handler

@@ -1,0 +1,1 @@
+"""Services under steady traffic, watched by Prometheus and Alertmanager with the shipped rules, and their faults."""
