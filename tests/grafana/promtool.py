@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import yaml
 
 from obskit.export.rules.model import in_seconds
+from tests.support.program import on_path
 
 RULES = Path(__file__).resolve().parents[2] / "grafana" / "rules" / "obskit.yaml"
 TEST_FILES = sorted((RULES.parent / "tests").glob("*.yaml"))
@@ -30,10 +30,12 @@ _JOB, _SEVERITY = re.compile(r'\bjob="([^"]+)"'), re.compile(r'\bseverity="([^"]
 
 def promtool(*arguments: str | Path, timeout_s: float = 120) -> tuple[int, str]:
     """Exit status and output of promtool."""
-    program = shutil.which("promtool")
-    assert program is not None, "no `promtool` on PATH: `make test` installs it, or says how to"
     done = subprocess.run(
-        [program, *map(str, arguments)], capture_output=True, text=True, timeout=timeout_s, check=False
+        [on_path("promtool"), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
     )
     return done.returncode, done.stdout + done.stderr
 

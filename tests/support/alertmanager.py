@@ -5,11 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import re
-import shutil
-import subprocess
 import threading
 import time
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,11 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.support.ports import free_port
-
-POLL_S = 0.1
-START_S = 30.0
-STOP_S = 10.0
+from tests.support.program import Program
 
 _DURATIONS = frozenset({"group_wait", "group_interval", "repeat_interval"})
 _UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -50,79 +43,26 @@ def _divide(route: dict[str, Any], time_factor: int) -> None:
         _divide(below, time_factor)
 
 
-class AlertmanagerServer:
-    """An Alertmanager on a free loopback port with its data in `directory`; a context manager, ready inside."""
+class AlertmanagerServer(Program):
+    """An Alertmanager with its data in `directory`."""
+
+    # Debian's name comes first.
+    names = ("prometheus-alertmanager", "alertmanager")
+    error = AlertmanagerError
 
     def __init__(self, directory: Path, configuration: Mapping[str, Any]) -> None:
-        self.directory = directory
-        self.address = f"127.0.0.1:{free_port()}"
-        self._log_path = directory / "alertmanager.log"
-        self._process: subprocess.Popen[bytes] | None = None
-        directory.mkdir(parents=True, exist_ok=True)
+        super().__init__(directory)
         # JSON is YAML.
         (directory / "alertmanager.yml").write_text(json.dumps(configuration, indent=1))
 
-    def __enter__(self) -> Self:
-        # Debian calls it prometheus-alertmanager.
-        program = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
-        if program is None:
-            raise AlertmanagerError("no `alertmanager` on PATH: `make test` installs it, or says how to")
-        with self._log_path.open("wb") as log:
-            self._process = subprocess.Popen(
-                [
-                    program,
-                    f"--config.file={self.directory / 'alertmanager.yml'}",
-                    f"--storage.path={self.directory / 'data'}",
-                    f"--web.listen-address={self.address}",
-                    "--cluster.listen-address=",
-                    "--log.level=warn",
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        try:
-            self._wait_until_ready()
-        except BaseException:
-            self._stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop()
-
-    def log(self) -> str:
-        """What the process wrote: warnings and errors, a notification that could not be sent among them."""
-        return self._log_path.read_text("utf-8", "replace")
-
-    def _wait_until_ready(self) -> None:
-        assert self._process is not None
-        deadline = time.monotonic() + START_S
-        while True:
-            if self._process.poll() is not None:
-                raise AlertmanagerError(f"alertmanager ended with {self._process.returncode}:\n{self.log()}")
-            try:
-                with urllib.request.urlopen(f"http://{self.address}/-/ready", timeout=2) as response:
-                    if response.status == 200:
-                        return
-            except OSError:
-                pass  # not listening yet
-            if time.monotonic() > deadline:
-                raise AlertmanagerError(f"alertmanager was not ready within {START_S:g} s:\n{self.log()}")
-            time.sleep(POLL_S)
-
-    def _stop(self) -> None:
-        process = self._process
-        if process is None or process.poll() is not None:
-            return
-        process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    def arguments(self) -> list[str]:
+        return [
+            f"--config.file={self.directory / 'alertmanager.yml'}",
+            f"--storage.path={self.directory / 'data'}",
+            f"--web.listen-address={self.address}",
+            "--cluster.listen-address=",
+            "--log.level=warn",
+        ]
 
 
 @dataclass(frozen=True, slots=True)

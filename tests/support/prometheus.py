@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import subprocess
 import time
 import urllib.error
@@ -12,14 +11,9 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from tests.support.ports import free_port
-
-POLL_S = 0.1
-START_S = 30.0
-STOP_S = 10.0
+from tests.support.program import POLL_S, Program, on_path
 
 Series = list[tuple[dict[str, str], float]]
 Ranges = list[tuple[dict[str, str], list[tuple[float, float]]]]
@@ -29,14 +23,16 @@ class PrometheusError(Exception):
     """Prometheus did not start, refused a query, or never saw what was waited for; the message says which."""
 
 
-class PrometheusServer:
+class PrometheusServer(Program):
     """A Prometheus on a free loopback port, with its data in `directory`, scraping `targets` every second.
 
     `targets` is {job name: "host:port", or several of them}. `rules` is the content of a rule file, evaluated as
     often as its groups say, whose alerts go to `alertmanagers` ("host:port"). Exemplar storage is on, so scrapes
-    ask for OpenMetrics first. A context manager: it is ready inside, and always gone afterwards. Blocks that
-    are already in `directory`/data are served as well.
+    ask for OpenMetrics first. Blocks that are already in `directory`/data are served as well.
     """
+
+    names = ("prometheus",)
+    error = PrometheusError
 
     def __init__(
         self,
@@ -47,12 +43,7 @@ class PrometheusServer:
         rules: Mapping[str, Any] | None = None,
         alertmanagers: Sequence[str] = (),
     ) -> None:
-        self.directory = directory
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._log_path = directory / "prometheus.log"
-        self._process: subprocess.Popen[bytes] | None = None
-        directory.mkdir(parents=True, exist_ok=True)
+        super().__init__(directory)
         # JSON is YAML: no second serializer, and no quoting to get wrong.
         config: dict[str, Any] = {
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
@@ -72,35 +63,14 @@ class PrometheusServer:
             config["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": list(alertmanagers)}]}]}
         (directory / "prometheus.yml").write_text(json.dumps(config, indent=1))
 
-    def __enter__(self) -> Self:
-        program = shutil.which("prometheus")
-        if program is None:
-            raise PrometheusError("no `prometheus` on PATH: `make test` installs it, or says how to")
-        with self._log_path.open("wb") as log:
-            self._process = subprocess.Popen(
-                [
-                    program,
-                    f"--config.file={self.directory / 'prometheus.yml'}",
-                    f"--storage.tsdb.path={self.directory / 'data'}",
-                    f"--web.listen-address=127.0.0.1:{self.port}",
-                    "--enable-feature=exemplar-storage",
-                    "--log.level=warn",
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        try:
-            self._wait_until_ready()
-        except BaseException:
-            self._stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop()
+    def arguments(self) -> list[str]:
+        return [
+            f"--config.file={self.directory / 'prometheus.yml'}",
+            f"--storage.tsdb.path={self.directory / 'data'}",
+            f"--web.listen-address={self.address}",
+            "--enable-feature=exemplar-storage",
+            "--log.level=warn",
+        ]
 
     def query(self, promql: str, *, at: float | None = None) -> Series:
         """The instant vector of an expression, as (labels, value); an empty list when nothing matches.
@@ -186,10 +156,6 @@ class PrometheusServer:
             errors.setdefault(target["labels"]["job"], []).append(target["lastError"])
         return {job: "; ".join(filter(None, of_job)) for job, of_job in errors.items()}
 
-    def log(self) -> str:
-        """What the process wrote: warnings and errors, a dropped sample or a refused exemplar among them."""
-        return self._log_path.read_text("utf-8", "replace")
-
     def _get(self, endpoint: str, **parameters: str) -> Any:
         url = f"{self.url}/api/v1/{endpoint}?{urllib.parse.urlencode(parameters)}"
         try:
@@ -198,39 +164,10 @@ class PrometheusServer:
         except urllib.error.HTTPError as refusal:
             raise PrometheusError(f"{endpoint} {parameters}: {refusal.read().decode()}") from None
 
-    def _wait_until_ready(self) -> None:
-        assert self._process is not None
-        deadline = time.monotonic() + START_S
-        while True:
-            if self._process.poll() is not None:
-                raise PrometheusError(f"prometheus ended with {self._process.returncode}:\n{self.log()}")
-            try:
-                with urllib.request.urlopen(f"{self.url}/-/ready", timeout=2) as response:
-                    if response.status == 200:
-                        return
-            except OSError:
-                pass  # not listening yet, or 503 while it reads its (empty) storage
-            if time.monotonic() > deadline:
-                raise PrometheusError(f"prometheus was not ready within {START_S:g} s:\n{self.log()}")
-            time.sleep(POLL_S)
-
-    def _stop(self) -> None:
-        process = self._process
-        if process is None or process.poll() is not None:
-            return
-        process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
 
 def backfill(directory: Path, openmetrics: str) -> None:
     """Write `openmetrics`, samples with timestamps, into blocks for a PrometheusServer of the same `directory`."""
-    program = shutil.which("promtool")
-    if program is None:
-        raise PrometheusError("no `promtool` on PATH: `make test` installs it, or says how to")
+    program = on_path("promtool", error=PrometheusError)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "backfill.om"
     path.write_text(openmetrics)
@@ -242,9 +179,7 @@ def backfill(directory: Path, openmetrics: str) -> None:
 
 def promtool_check_metrics(text: str) -> tuple[int, str]:
     """Exit status and output of `promtool check metrics` for a scrape: (0, "") when it has nothing to say."""
-    program = shutil.which("promtool")
-    if program is None:
-        raise PrometheusError("no `promtool` on PATH: `make test` installs it, or says how to")
+    program = on_path("promtool", error=PrometheusError)
     done = subprocess.run(
         [program, "check", "metrics"], input=text.encode(), capture_output=True, timeout=30, check=False
     )
