@@ -64,6 +64,17 @@ def test_an_export_writes_every_file_and_says_where_each_belongs(
         assert told in said
 
 
+def test_an_export_says_when_its_links_lead_to_the_default_grafana(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, said, _ = export(capsys, out)
+    assert said.endswith(
+        "The alerts link to http://localhost:3000: name your own Grafana with --grafana-url\n"
+    )
+    _, said, _ = export(capsys, out, "--grafana-url", "https://grafana.example.org")
+    assert "localhost" not in said
+
+
 def test_the_installed_command_does_the_same(tmp_path: Path) -> None:
     command = Path(sys.executable).with_name("obskit")
     arguments = ["export", "out", "--service", "shop", "--json"]

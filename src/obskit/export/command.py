@@ -203,6 +203,8 @@ def _to_folder(
         "kept": kept,
     }
     say(_summary(directory, plan.files, report))
+    if request.links.grafana_url == DEFAULT_GRAFANA_URL:
+        say(f"\nThe alerts link to {DEFAULT_GRAFANA_URL}: name your own Grafana with --grafana-url\n")
     return 0
 
 
