@@ -82,13 +82,13 @@ def test_the_objective_of_a_route_is_judged_by_that_route_alone(tmp_path: Path, 
                         },
                         "exp_annotations": {
                             "summary": "/checkout of shop is burning its latency error budget",
-                            "description": "40% of requests take longer than 0.25 s; the objective is that "
-                            "95 % of requests are answered within 0.25 s.",
+                            "description": f"Over {over}, 40% of requests took longer than 0.25 s; "
+                            "the objective is that 95 % of requests are answered within 0.25 s.",
                             "runbook_url": "http://localhost:3000/d/obskit-runbooks?viewPanel=897953",
                             "dashboard_url": CHECKOUT_LINK,
                         },
                     }
-                    for severity in ("critical", "warning")
+                    for severity, over in (("critical", "1h or 6h"), ("warning", "1d or 3d"))
                 ],
             }
         ],

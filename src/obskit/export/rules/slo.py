@@ -184,13 +184,16 @@ def _burn_alert(objective: Objective, burn: _Burn, source: _RecordedRatios | _Co
         for long, short, rate in burn.pairs
     ]
     what = "{{ $labels.job }}" if objective.route is None else f"{objective.route} of {{{{ $labels.job }}}}"
-    bad = "fail" if objective.threshold_s is None else f"take longer than {objective.threshold_s:g} s"
+    bad = "failed" if objective.threshold_s is None else f"took longer than {objective.threshold_s:g} s"
+    # The value is that of the long window: in the first minutes it is far below what is happening right now.
+    over = " or ".join(long for long, _, _ in burn.pairs)
     return Alert(
         name=_NAMES[objective.slo],
         expr=" or ".join(conditions),
         severity=burn.severity,
         summary=f"{what} is burning its {objective.slo} error budget",
-        description=f"{{{{ $value | humanizePercentage }}}} of requests {bad}; the objective is that {objective.text}.",
+        description=f"Over {over}, {{{{ $value | humanizePercentage }}}} of requests {bad}; "
+        f"the objective is that {objective.text}.",
         dashboard="slo",
         by=("job",) if objective.route is None else ("job", "http_route"),
         hold=burn.hold,
