@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import promql_parser as promql
@@ -26,8 +27,10 @@ RATE_INTERVAL, RANGE = "7m7s", "1h7s"
 _DURATIONS = {
     "__rate_interval": RATE_INTERVAL,
     "__range": RANGE,
+    "__rate_interval_ms": "427000",
     "__range_s": "3607",
     "__interval": "1m",
+    "__auto": "1m",
 }
 _VARIABLE = re.compile(r"\$(?:\{(?P<braced>\w+)(?:\.[^}:]+)?(?::[^}]*)?\}|(?P<plain>\w+))")
 
@@ -56,12 +59,13 @@ def variables_in(text: str) -> set[str]:
     return {match["braced"] or match["plain"] for match in _VARIABLE.finditer(text)}
 
 
-def marked(text: str) -> str:
-    """`text` with $name as VAR_name, and with the durations above."""
+def marked(text: str, values: Mapping[str, str] = MappingProxyType({})) -> str:
+    """`text` with the durations above and `values` for variables of these names, and every other $name as VAR_name."""
+    known = {**_DURATIONS, **values}
 
     def value(match: re.Match[str]) -> str:
         name = match["braced"] or match["plain"]
-        return _DURATIONS.get(name, f"VAR_{name}")
+        return known.get(name, f"VAR_{name}")
 
     return _VARIABLE.sub(value, text)
 

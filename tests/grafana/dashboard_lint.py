@@ -29,7 +29,9 @@ PANEL_TYPES = frozenset(
 )
 
 # Set by Grafana itself, wherever a link or query stands.
-_BUILT_IN = frozenset("__data __field __from __range __range_s __rate_interval __to __url_time_range".split())
+_BUILT_IN = frozenset(
+    "__data __field __from __range __range_s __rate_interval __rate_interval_ms __to __url_time_range".split()
+)
 
 
 @dataclass(frozen=True)

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from tests.grafana.dashboard_files import marked, shipped
 from tests.grafana.runbooks import runbooks
 from tests.support.node_tools import Query
 
-DASHBOARDS = Path(__file__).resolve().parents[2] / "grafana" / "dashboards"
 LANGUAGES = {"loki": "logql", "tempo": "traceql"}
-
-_VARIABLE = re.compile(r"\$\{(?P<braced>\w+)[^}]*\}|\$(?P<bare>\w+)")
-# Windows and steps stand where only a duration may.
-_DURATIONS = dict.fromkeys(("__auto", "__interval", "__rate_interval", "__range"), "5m")
-
-
-def with_values(text: str, values: Mapping[str, str] = MappingProxyType({})) -> str:
-    """`text` as the data source gets it: Grafana puts the variables' values in before anybody parses it."""
-    known = {**_DURATIONS, **values}
-    return _VARIABLE.sub(lambda found: known.get(found["braced"] or found["bare"], "value"), text)
 
 
 def shipped_queries() -> list[Query]:
@@ -44,8 +31,8 @@ def dashboard_queries(name: str, dashboard: dict[str, Any]) -> Iterator[Query]:
 
 
 def _of_dashboards() -> Iterator[Query]:
-    for path in sorted(DASHBOARDS.glob("*.json")):
-        yield from dashboard_queries(path.stem, json.loads(path.read_text()))
+    for name, dashboard in shipped().items():
+        yield from dashboard_queries(name, dashboard)
 
 
 def _of_runbooks() -> Iterator[Query]:
@@ -74,11 +61,11 @@ def _of_target(value: dict[str, Any], place: str, values: Mapping[str, str]) -> 
     language = LANGUAGES.get(source.get("type", "")) if isinstance(source, dict) else None
     text = value.get("expr") or value.get("query")
     if language is not None and "refId" in value and isinstance(text, str):
-        yield Query(language, with_values(text, values), place)
+        yield Query(language, marked(text, values), place)
 
 
 def _of_link(url: str, place: str, values: Mapping[str, str]) -> Iterator[Query]:
-    address = parse_qs(urlsplit(with_values(url, values)).query)
+    address = parse_qs(urlsplit(marked(url, values)).query)
     panes = [*address.get("left", []), *address.get("panes", [])]
     assert panes, f"{place}: a link to Explore without a query: {url}"
     for pane in panes:

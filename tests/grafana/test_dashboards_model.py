@@ -10,12 +10,13 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
 from obskit.exchange import Outcome
 from obskit.export.links import dashboard_uid, runbook_panel_id
-from tests.grafana.dashboard_files import DASHBOARDS, GRAFANA, Json, all_panels, shipped
+from tests.grafana.dashboard_files import DASHBOARDS, GRAFANA, Json, all_panels, data_links, shipped
 
 with warnings.catch_warnings():
     # The SDK prefers the next schema, which Grafana 10 and 11 cannot import.
@@ -222,3 +223,14 @@ def test_every_outcome_that_no_status_tells_has_its_row() -> None:
     assert {failure.name for failure in FAILURES} == {outcome.value for outcome in set(Outcome) - told}
     rows = {panel["title"].partition(":")[0] for panel in shipped()["obskit-silent-failures"]["panels"]}
     assert {failure.name for failure in FAILURES} <= rows
+
+
+def test_exceptions_lead_to_lines_that_name_the_class_with_its_module() -> None:
+    links = [unquote(link["url"]) for _, link in data_links(shipped()["obskit-silent-failures"])]
+    (comparison,) = {found[0] for link in links if (found := re.search(r"exception_type=[^`]*`[^`]*`", link))}
+    match = re.fullmatch(r"exception_type=~`(.+)`", comparison)
+    assert match, comparison
+    pattern = re.sub(r"\$\{[^}]+\}", "OperationalError", match[1])
+    for logged in ("OperationalError", "sqlalchemy.exc.OperationalError"):
+        assert re.fullmatch(pattern, logged)
+    assert not re.fullmatch(pattern, "NotAnOperationalError")

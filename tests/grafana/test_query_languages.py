@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from urllib.parse import quote
 
-from tests.grafana.query_sources import LANGUAGES, dashboard_queries, shipped_queries, with_values
+from tests.grafana.dashboard_files import marked
+from tests.grafana.query_sources import LANGUAGES, dashboard_queries, shipped_queries
 from tests.support.node_tools import Query, parse_errors
 
 
@@ -78,5 +79,5 @@ def test_variables_become_what_grafana_puts_in_their_place() -> None:
     text = (
         'sum(rate({service_name=~"${service:pipe}"} | json | http_route=~"$http_route" [$__auto])) > $least'
     )
-    expected = 'sum(rate({service_name=~"value"} | json | http_route=~"value" [5m])) > 7'
-    assert with_values(text, {"least": "7"}) == expected
+    expected = 'sum(rate({service_name=~"VAR_service"} | json | http_route=~"VAR_http_route" [1m])) > 7'
+    assert marked(text, {"least": "7"}) == expected

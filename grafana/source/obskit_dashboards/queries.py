@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from grafana_foundation_sdk.models import loki, prometheus, tempo
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat as Format
 
+from obskit.export.rules.series import born
 from obskit_dashboards.variables import LOKI, PROMETHEUS, TEMPO
 
 # ---- matchers ----------------------------------------------------------------------------------------
@@ -24,6 +25,7 @@ EXCEPTIONS = "obskit_exceptions_total"
 # What a panel shows now, and what a table counts over the range that is looked at.
 NOW = "$__rate_interval"
 RANGE = "$__range"
+_SECONDS = {NOW: "$__rate_interval_ms / 1000", RANGE: "$__range_s"}
 
 
 # ---- PromQL ------------------------------------------------------------------------------------------
@@ -42,14 +44,12 @@ def increase(metric: str, matchers: str, by: str = "", window: str = RANGE) -> s
 def events(metric: str, matchers: str, by: str = "", window: str = RANGE) -> str:
     """How often something rare happened in the window, the first time included.
 
-    `increase` needs two samples, so it does not see a counter that is born at 1: for a series that was not there in
-    the hour before, its value is what happened. (The hour: a target that was away for a while is not new.)
+    `increase` needs two samples, so it does not see a counter that is born at 1: of a new series its value is what
+    happened. New means what it means to the alerts, or a runbook would send its reader to an empty panel.
     """
     counter = f"{metric}{{{matchers}}}"
-    before = f"last_over_time({counter}[1h] offset {window})"
-    grown = f"increase({counter}[{window}]) and {before}"
-    born = f"last_over_time({counter}[{window}]) unless {before}"
-    return f"{summed(by)} (({grown}) or ({born}))"
+    new = born(counter, f"last_over_time({counter}[{window}])", window, _SECONDS[window], SERVICE)
+    return f"{summed(by)} (({new}) or increase({counter}[{window}]))"
 
 
 def summed(by: str) -> str:

@@ -268,7 +268,8 @@ def _exceptions() -> list[Panel]:
                 "exception_type": [
                     to_logs(
                         "Log lines",
-                        f"| http_route=`{cell('http_route')}` | exception_type=`{cell('exception_type')}`",
+                        # The line has the class with its module.
+                        f"| http_route=`{cell('http_route')}` | exception_type=~`(.+[.])?{cell('exception_type')}`",
                     )
                 ],
                 "http_route": [to_board("This route", "routes", http_route=cell("http_route"))],

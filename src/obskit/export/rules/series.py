@@ -80,18 +80,28 @@ def _offset(offset: str) -> str:
 def rare(metric: str, *by: str, matchers: str = "", window: str = "10m") -> str:
     """Whether a counter that should stand still has moved in `window`, by the labels `by`.
 
-    increase() of a series needs two samples, so it misses the first event of a series that is born with it. The
-    second half adds those: series that did not exist before, of a process that was watched then or is younger
-    than the window. Without that last condition every old counter would count as news on the day Prometheus
-    first sees the service. "Before" is one window, no more: a longer look back would still find the counter of the
-    process that ran before a restart, and hide the first event of the one that runs now.
+    increase() of a series needs two samples, so it misses the first event of a series that is born with it: `born`
+    adds those.
     """
     selector = f"{metric}{{<job>,{matchers}}}" if matchers else f"{metric}{{<job>}}"
     labels = ", ".join(by)
     return (
         # Rounded for the message: increase() extrapolates one event in ten minutes to 1.1.
         f"round(sum by ({labels}) (increase({selector}[{window}]))) > 0 or "
-        f"sum by ({labels}) (({selector} unless last_over_time({selector}[{window}] offset {window})) "
-        f"and on (job, instance) (obskit_app_info{{<job>}} offset {window} "
-        f"or time() - process_start_time_seconds{{<job>}} < seconds({window}))) > 0"
+        f"sum by ({labels}) ({born(selector, selector, window, f'seconds({window})', '<job>')}) > 0"
+    )
+
+
+def born(counter: str, now: str, window: str, window_s: str, service: str) -> str:
+    """The values `now` of those series of `counter` that were not there one `window` ago (`window_s` seconds).
+
+    Only of processes that were watched then or are younger than the window: otherwise every old counter would count
+    as news on the day Prometheus first sees the service, or sees it again. "Before" is one window, no more: a longer
+    look back would still find the counter of the process that ran before a restart, and hide the first event of the
+    one that runs now. `service` are the matchers of the service's own series.
+    """
+    return (
+        f"({now} unless last_over_time({counter}[{window}] offset {window})) "
+        f"and on (job, instance) (obskit_app_info{{{service}}} offset {window} "
+        f"or time() - process_start_time_seconds{{{service}}} < {window_s})"
     )
