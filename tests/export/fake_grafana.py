@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
+
+from tests.support.receiver import Receiver, body_of
 
 READING = frozenset({"GET"})
 MAX_MESSAGE = 500
@@ -52,10 +53,11 @@ class Stored:
         return len(self.messages)
 
 
-class FakeGrafana:
+class FakeGrafana(Receiver):
     """Serves on loopback between enter and exit. `tokens` are the roles they have; None asks for no token."""
 
     def __init__(self, tokens: Mapping[str, str] | None) -> None:
+        super().__init__()
         self.tokens = tokens
         self.folders: dict[str, str] = {}
         self.dashboards: dict[str, Stored] = {}
@@ -65,37 +67,11 @@ class FakeGrafana:
         self.before_save: Callable[[str], None] = lambda uid: None
         self.stored_as: Callable[[dict[str, Any]], dict[str, Any]] = lambda dashboard: dashboard
         """The form in which a dashboard is kept and given back."""
-        grafana = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def handle_any(self) -> None:
-                grafana.handle(self)
-
-            do_GET = do_POST = handle_any
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
 
     @property
     def writes(self) -> list[str]:
         """Paths of the requests that wanted to change something."""
         return [one.path for one in self.seen if one.method not in READING]
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
     def saved_by_hand(self, uid: str, message: str = "", /, **changes: Any) -> None:
         """What a person does in the user interface."""
@@ -107,7 +83,7 @@ class FakeGrafana:
 
     def handle(self, request: BaseHTTPRequestHandler) -> None:
         path = urlsplit(request.path).path
-        content = request.rfile.read(int(request.headers.get("Content-Length") or 0))
+        content = body_of(request)
         body = json.loads(content) if content else None
         authorization = request.headers.get("Authorization")
         self.seen.append(Seen(request.command, path, authorization, body))

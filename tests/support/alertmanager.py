@@ -9,12 +9,12 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from tests.support.program import Program
+from tests.support.receiver import Receiver, body_of
 
 _DURATIONS = frozenset({"group_wait", "group_interval", "repeat_interval"})
 _UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -79,32 +79,26 @@ class Delivered:
         return labels.items() <= self.labels.items()
 
 
-class Webhook:
-    """Receives notifications on a free loopback port and keeps them all. Use as a context manager."""
+class Webhook(Receiver):
+    """Receives notifications and keeps them all."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._delivered: list[Delivered] = []
         self._changed = threading.Condition()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler_for(self))
-        self._http.daemon_threads = True
-        self._thread = threading.Thread(
-            target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
-        )
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
+    def handle(self, request: BaseHTTPRequestHandler) -> None:
+        payload = json.loads(body_of(request))
+        now, receiver = time.time(), request.path.strip("/")
+        with self._changed:
+            self._delivered += [
+                Delivered(now, receiver, alert["status"], alert["labels"], alert["annotations"])
+                for alert in payload["alerts"]
+            ]
+            self._changed.notify_all()
+        request.send_response(200)
+        request.send_header("Content-Length", "0")
+        request.end_headers()
 
     @property
     def delivered(self) -> list[Delivered]:
@@ -139,27 +133,3 @@ class Webhook:
             one = found()
             assert one is not None
             return one
-
-    def take(self, receiver: str, payload: Mapping[str, Any]) -> None:
-        now = time.time()
-        with self._changed:
-            self._delivered += [
-                Delivered(now, receiver, alert["status"], alert["labels"], alert["annotations"])
-                for alert in payload["alerts"]
-            ]
-            self._changed.notify_all()
-
-
-def _handler_for(webhook: Webhook) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            webhook.take(self.path.strip("/"), json.loads(body))
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    return Handler

@@ -7,9 +7,8 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
@@ -17,6 +16,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1 import trace_pb2
+
+from tests.support.receiver import Receiver, body_of
 
 INTERNAL = trace_pb2.Span.SPAN_KIND_INTERNAL
 SERVER = trace_pb2.Span.SPAN_KIND_SERVER
@@ -56,23 +57,17 @@ class ReceivedSpan:
         return (self.end_ns - self.start_ns) / 1e9
 
 
-class OtlpSink:
+class OtlpSink(Receiver):
     """Listens on a free loopback port and keeps every span it gets. Use as a context manager."""
 
+    protocol = "HTTP/1.1"
+
     def __init__(self) -> None:
+        super().__init__()
         self._spans: list[ReceivedSpan] = []
         self._errors: list[str] = []
         self._requests = 0
         self._changed = threading.Condition()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler_for(self))
-        self._http.daemon_threads = True
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.05})
-        self._thread.daemon = True
-
-    @property
-    def url(self) -> str:
-        """The base URL, as OTEL_EXPORTER_OTLP_ENDPOINT wants it (without /v1/traces)."""
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
 
     @property
     def requests(self) -> int:
@@ -83,17 +78,6 @@ class OtlpSink:
     def errors(self) -> list[str]:
         """Export requests that could not be read, one sentence each."""
         return list(self._errors)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join(5)
 
     def spans(self, trace_id: str | None = None, *, kind: int | None = None) -> list[ReceivedSpan]:
         """Spans received until now, in order of arrival; of one trace and of one kind if given."""
@@ -135,40 +119,32 @@ class OtlpSink:
             self._changed.notify_all()
         return bytes(ExportTraceServiceResponse().SerializeToString())
 
+    def handle(self, request: BaseHTTPRequestHandler) -> None:
+        body, headers = body_of(request), request.headers
+        status = 200
+        try:
+            if request.command != "POST":
+                raise ValueError(f"method {request.command}")
+            encoding = headers.get("Content-Encoding", "identity")
+            if encoding == "gzip":
+                body = gzip.decompress(body)
+            elif encoding != "identity":
+                raise ValueError(f"content encoding {encoding!r}")
+            if headers.get("Content-Type") != "application/x-protobuf":
+                raise ValueError(f"content type {headers.get('Content-Type')!r}")
+            reply = self.take(request.path, body)
+        except Exception as problem:  # whatever arrives, the test must be able to read what was wrong
+            self.refuse(f"{type(problem).__name__}: {problem}")
+            status, reply = 400, b""
+        request.send_response(status)
+        request.send_header("Content-Type", "application/x-protobuf")
+        request.send_header("Content-Length", str(len(reply)))
+        request.end_headers()
+        request.wfile.write(reply)
+
     def refuse(self, why: str) -> None:
         with self._changed:
             self._errors.append(why)
-
-
-def _handler_for(sink: OtlpSink) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status = 200
-            try:
-                encoding = self.headers.get("Content-Encoding", "identity")
-                if encoding == "gzip":
-                    body = gzip.decompress(body)
-                elif encoding != "identity":
-                    raise ValueError(f"content encoding {encoding!r}")
-                if self.headers.get("Content-Type") != "application/x-protobuf":
-                    raise ValueError(f"content type {self.headers.get('Content-Type')!r}")
-                reply = sink.take(self.path, body)
-            except Exception as problem:  # whatever arrives, the test must be able to read what was wrong
-                sink.refuse(f"{type(problem).__name__}: {problem}")
-                status, reply = 400, b""
-            self.send_response(status)
-            self.send_header("Content-Type", "application/x-protobuf")
-            self.send_header("Content-Length", str(len(reply)))
-            self.end_headers()
-            self.wfile.write(reply)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Say nothing: the test's output is the test's."""
-
-    return Handler
 
 
 def _spans_of(message: ExportTraceServiceRequest) -> Iterable[ReceivedSpan]:
