@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ from obskit.cli import main
 from obskit.demo import run as run_module
 from obskit.demo.errors import ServiceDied
 from obskit.demo.plain import PlainView, QuietView
-from obskit.demo.run import _Session, _stop_signals, _view
+from obskit.demo.run import Stop, _Session, _stop_signals, _view
 from obskit.demo.screen import ScreenView
 from obskit.demo.state import Result
 from obskit.demo.traffic import Tally
@@ -75,7 +77,7 @@ def closed_port() -> Iterator[int]:
 
 def session(port: int) -> tuple[_Session, Standing]:
     standing: Any = Standing(port)
-    return _Session(standing, 1.0, threading.Event()), standing
+    return _Session(standing, 1.0, Stop()), standing
 
 
 def test_a_service_that_takes_no_order_does_not_work(closed_port: int) -> None:
@@ -114,6 +116,29 @@ def test_the_users_signal_handlers_come_back() -> None:
         signal.raise_signal(signal.SIGINT)
         assert stop.is_set()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+SIGNALS_WHILE_WAITING = """
+import signal
+from obskit.demo.run import Stop
+stop = Stop()
+signal.signal(signal.SIGALRM, lambda *_: stop.set())
+for turn in range(5_000):
+    stop.close()
+    stop = Stop()
+    signal.setitimer(signal.ITIMER_REAL, 1e-6 * (turn % 50 + 1))
+    while not stop.is_set():
+        stop.wait(1e-6)
+print("done")
+"""
+
+
+def test_a_signal_at_any_moment_of_waiting_ends_the_wait() -> None:
+    """In a process of its own: with an event of `threading`, which this caught, it hangs after a few turns."""
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALS_WHILE_WAITING], capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("done\n", "")
 
 
 @pytest.mark.parametrize(

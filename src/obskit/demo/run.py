@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import select
 import signal
 import sqlite3
 import sys
@@ -58,10 +59,39 @@ def run(*, service: str, duration_s: float | None, rate: float, port: int | None
     return 0 if result.agrees else 1
 
 
+class Stop:
+    """An event that a signal handler may set.
+
+    Not a threading.Event: the handler runs in the thread that waits, and when it interrupts `wait` between taking
+    and releasing the event's lock, `set` waits for that lock for ever. A pipe has no lock.
+    """
+
+    def __init__(self) -> None:
+        self._told, self._tell = os.pipe()
+        self._is_set = False
+
+    def set(self) -> None:
+        if not self._is_set:
+            self._is_set = True
+            os.write(self._tell, b"!")
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def wait(self, timeout_s: float) -> None:
+        """Until it is set, at most `timeout_s` seconds."""
+        if not self._is_set:
+            select.select([self._told], [], [], timeout_s)
+
+    def close(self) -> None:
+        os.close(self._told)
+        os.close(self._tell)
+
+
 class _Session:
     """One run against a service that answers."""
 
-    def __init__(self, demonstration: Demonstration, rate: float, stop: threading.Event) -> None:
+    def __init__(self, demonstration: Demonstration, rate: float, stop: Stop) -> None:
         self._demonstration = demonstration
         self._stop = stop
         self._traffic = Traffic(demonstration.service.name, HOST, demonstration.port, rate)
@@ -159,16 +189,16 @@ def _view(as_json: bool) -> View:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C, SIGTERM and a closed terminal set, instead of tearing us from the children's side."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # signals are the main thread's
-        return
-    watched = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+def _stop_signals() -> Iterator[Stop]:
+    """A Stop that Ctrl-C, SIGTERM and a closed terminal set, instead of tearing us from the children's side."""
+    stop = Stop()
+    # Signals are the main thread's.
+    main = threading.current_thread() is threading.main_thread()
+    watched = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if main else ()
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in watched}
     try:
         yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        stop.close()
