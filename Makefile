@@ -3,6 +3,7 @@
 #   PYTHON=python3.12       the interpreter of the virtualenv (3.11 or newer; found by itself)
 #   DEMO_ARGS="--help"      passed on to `obskit demo`
 #   PYTEST_ARGS="-k flask"  passed on to pytest
+#   SOAK_ARGS, BENCH_ARGS   passed on to the soak and the benchmarks (try "--help")
 
 SHELL       := /bin/bash
 .ONESHELL:
@@ -13,6 +14,8 @@ MAKEFLAGS   += --no-print-directory
 PYTHON      ?=
 DEMO_ARGS   ?=
 PYTEST_ARGS ?=
+SOAK_ARGS   ?=
+BENCH_ARGS  ?=
 
 VENV := .venv
 NODE := tests/node
@@ -20,7 +23,7 @@ PY   := $(VENV)/bin/python
 PIP  := $(PY) -m pip --disable-pip-version-check --no-input -qq
 SAY  := printf '\033[1m%s\033[0m\n'
 
-.PHONY: help demo test check format grafana clean tools
+.PHONY: help demo test check format grafana soak bench clean tools
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -44,6 +47,12 @@ format: $(VENV)/.stamp-dev ## rewrite the code the way `make check` wants it
 
 grafana: $(VENV)/.stamp-dev ## write again what is generated in grafana/: dashboards, rules, provisioning
 	@$(PY) grafana/source/generate.py
+
+soak: $(VENV)/.stamp-dev ## 200,000 ordinary requests to the three shops: no finding but what was planted; minutes
+	@exec $(PY) -m tests.soak $(SOAK_ARGS)
+
+bench: $(VENV)/.stamp-dev ## what obskit costs, beside the bare app in the same run; minutes
+	@exec $(PY) -m benchmarks $(BENCH_ARGS)
 
 clean: ## remove what set-up, builds and tests left behind
 	@rm -rf $(VENV) $(NODE)/node_modules build dist htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*

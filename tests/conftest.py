@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import obskit
+from obskit import shared
 from obskit.signals import capture, structured
 from obskit.signals import provider as providers
 from tests.support.sharing import SharedScheduling
@@ -42,6 +43,12 @@ def clean_process() -> Iterator[None]:
         capture.detach(sink)
     providers._shared = None
     forget_tracer_provider()
+
+
+@pytest.fixture(autouse=True)
+def memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the app of one test remembers of a request makes no duplicate of another test's, on any worker."""
+    monkeypatch.setattr(shared, "_places", lambda directory: () if directory is None else (directory,))
 
 
 @pytest.fixture

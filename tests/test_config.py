@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 import pytest
@@ -26,6 +27,23 @@ VALUES: dict[str, tuple[Any, str, Any, str, str]] = {
     "exclude": (("/healthz", "/livez"), " /healthz, /livez ,", 3, "healthz", "list of paths"),
     "redact": (("iban", "x-y"), "iban,x-y", {"iban": 1}, "a b", "list of key names"),
     "max_series": (500, " 500 ", True, "9", "10 to 1000000"),
+    "disabled_detectors": (("soft_error",), " soft_error ,", 3, "soft error", "detector names"),
+    "duplicate_window_s": (2.5, " 2.5 ", 0, "soon", "more than 0 and at most 3600"),
+    "soft_error_keys": (
+        ("failed", "!done", "state=bad+detail"),
+        "failed,!done,state=bad+detail",
+        ["a b"],
+        "=x",
+        "top-level keys",
+    ),
+    "invariants": ("raise", "RAISE", "log", "strict", "count, raise"),
+    "state_dir": (
+        os.getcwd(),
+        os.getcwd(),
+        "state",
+        "/no/such/folder",
+        "absolute path of a folder that exists",
+    ),
     "echo_request_id": (True, "on", "yep", "2", "boolean"),
     "instrumentation": (False, "off", None.__class__, "disabled", "boolean"),
     "disabled_instrumentations": (("redis",), "redis", ["re dis"], "re dis", "instrumentation names"),

@@ -9,6 +9,8 @@ import pytest
 
 import obskit
 from obskit.asgi import AsgiDoor
+from obskit.context import MAX_NAME
+from obskit.detectors import invariant_failed
 from obskit.exchange import MAX_FACTS
 from tests.support.recording import asgi_record, call_asgi, make_pipeline, replying, wsgi_record
 
@@ -130,3 +132,113 @@ def test_a_logger_made_before_install_writes_through_it(name: str | None, instal
     (line,) = lines()
     assert (line["event"], line["order"], line["level"]) == ("order.paid", 7, "info")
     assert line["logger"] == (name or "app")
+
+
+# ---- invariants -----------------------------------------------------------------------------------------
+
+
+class Unaskable:
+    """As an array is: it has no truth of its own."""
+
+    def __bool__(self) -> bool:
+        raise ValueError("ambiguous")
+
+
+class Nameless:
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+def checked(*checks: tuple[Any, ...], facts: Any = None, **options: Any) -> tuple[list[bool], Any, Any]:
+    """What the checks returned in one request, its record, and what the signals saw."""
+    pipeline, notes = make_pipeline(detectors=[(invariant_failed.DETECTOR, None)], **options)
+    returned: list[bool] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        returned.extend(obskit.invariant(*check, **(facts or {})) for check in checks)
+
+    call_asgi(AsgiDoor(app, pipeline))
+    return returned, notes.record, notes
+
+
+@pytest.mark.parametrize("condition", [True, 1, "text", [0], object()])
+def test_an_invariant_that_holds_is_counted_and_is_no_finding(condition: Any) -> None:
+    returned, record, notes = checked((condition, "stock_not_negative"), facts={"stock": 1})
+    assert returned == [True]
+    assert record.findings == ()
+    assert notes.counted == [("stock_not_negative", True)]
+
+
+@pytest.mark.parametrize("condition", [False, 0, "", [], None])
+def test_an_invariant_that_does_not_hold_is_counted_and_a_finding_with_its_facts(condition: Any) -> None:
+    returned, record, notes = checked((condition, "stock_not_negative"), facts={"stock": -1})
+    assert returned == [False]
+    assert [(one.finding, dict(one.evidence)) for one in record.findings] == [
+        ("invariant_failed", {"invariant": "stock_not_negative", "stock": -1})
+    ]
+    assert notes.counted == [("stock_not_negative", False)]
+
+
+def test_a_fact_may_be_called_as_the_parameters_are() -> None:
+    _, record, _ = checked((False, "sum"), facts={"name": "a", "condition": "b", "invariant": "c"})
+    (finding,) = record.findings
+    assert finding.evidence == {"name": "a", "condition": "b", "invariant": "sum"}
+
+
+def test_a_condition_that_cannot_be_asked_proves_nothing_and_stops_nobody() -> None:
+    returned, record, notes = checked((Unaskable(), "sum"), (False, Nameless()))
+    assert returned == [True, True]
+    assert record.findings == ()
+    assert notes.stages == ["invariant", "invariant"]
+
+
+def test_the_name_of_an_invariant_is_bounded() -> None:
+    _, _, notes = checked((False, "x" * 1_000))
+    assert notes.counted == [("x" * MAX_NAME, False)]
+
+
+def test_outside_a_request_an_invariant_is_counted_and_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline, notes = make_pipeline(detectors=[(invariant_failed.DETECTOR, None)])
+    monkeypatch.setattr("obskit.context._outside", pipeline)
+    assert not obskit.invariant(False, "stock_not_negative", stock=-1)
+    assert obskit.invariant(True, "stock_not_negative")
+    check, finding, again = notes.counted
+    assert (check, again) == (("stock_not_negative", False), ("stock_not_negative", True))
+    assert (finding.finding, finding.http_route) == ("invariant_failed", "")
+    assert notes.lines[-1][3]["stock"] == -1
+
+
+def test_without_an_install_an_invariant_only_tells_whether_it_holds() -> None:
+    assert obskit.invariant(True, "sum")
+    assert not obskit.invariant(False, "sum")
+
+
+def test_in_tests_a_failed_invariant_may_raise(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline, notes = make_pipeline(detectors=[(invariant_failed.DETECTOR, None)], invariants="raise")
+    monkeypatch.setattr("obskit.context._outside", pipeline)
+    assert obskit.invariant(True, "sum")
+    with pytest.raises(obskit.InvariantError, match=r"'sum' does not hold: \{'total': 3\}"):
+        obskit.invariant(False, "sum", total=3)
+    with pytest.raises(obskit.InvariantError, match="no facts given"):
+        obskit.invariant(False, "sum")
+    assert [one for one in notes.counted if isinstance(one, tuple)] == [
+        ("sum", True),
+        ("sum", False),
+        ("sum", False),
+    ]
+
+
+def test_an_invariant_is_checked_also_where_its_finding_is_switched_off(install: Any, canonical: Any) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert not obskit.invariant(False, "sum")
+
+    call_asgi(install(app, disabled_detectors=["invariant_failed", "no_response"]))
+    assert [line["findings"] for line in canonical()] == [[]]
+
+
+def test_after_shutdown_nothing_outside_a_request_is_reported_any_more(install: Any, lines: Any) -> None:
+    install(replying())
+    obskit.shutdown()
+    lines()
+    assert not obskit.invariant(False, "sum")
+    assert lines() == []

@@ -59,6 +59,7 @@ def sink() -> Iterator[OtlpSink]:
 
 def test_every_python_block_is_known_to_these_tests() -> None:
     named = {"main.py", "wsgi.py", "shop/wsgi.py", "shop/asgi.py", "plain.py", "anywhere.py"}
+    named |= {"checkout.py", "detectors.py"}
     assert set(FILES) == named
     assert len(blocks("python")) == len(named) + 1  # and the one-liner at the top
 
@@ -138,6 +139,38 @@ body.close()
         assert lines[event]["order_id"] == 7
     assert lines["payment.accepted"]["amount_cents"] == 1999
     assert len({line["trace_id"] for event, line in lines.items() if event != "obskit.installed"}) == 1
+
+
+def test_the_snippets_about_silent_failures_find_them(project: Path) -> None:
+    program = """
+import obskit, checkout, detectors
+
+def save():
+    raise OSError("the disk is full")
+
+def app(environ, start_response):
+    try:
+        checkout.checkout(lambda amount_cents: None, save, amount_cents=0)
+    except OSError:
+        pass
+    start_response("200 OK", [])
+    return [b"x" * 50_000_001]
+
+app = obskit.install(app, detectors=[detectors.HUGE_ANSWER])
+body = app({"REQUEST_METHOD": "POST", "PATH_INFO": "/checkout"}, lambda status, headers: None)
+list(body)
+body.close()
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=project, capture_output=True, text=True, check=True, timeout=60
+    )
+    (line,) = [
+        line for line in map(json.loads, result.stdout.splitlines()) if line["event"] == "http.request"
+    ]
+    assert line["findings"] == ["invariant_failed", "partial_write", "huge_answer"]
+    assert line["evidence"]["partial_write"]["missing"] == ["saved"]
+    assert line["evidence"]["huge_answer"]["bytes"] == 50_000_001
+    assert line["level"] == "warning"
 
 
 def test_the_one_liner_is_all_it_takes(project: Path) -> None:

@@ -177,3 +177,55 @@ def test_its_text_says_request_status_and_state() -> None:
 def test_the_record_has_no_room_for_stray_fields() -> None:
     with pytest.raises(AttributeError):
         exchange().surprise = SimpleNamespace()
+
+
+# ---- what detectors may look at while the record is open -------------------------------------------
+
+ASGI_REQUEST = {
+    "type": "http",
+    "headers": [(b"cookie", b"a=1"), (b"Cookie", b"b=2"), (b"x-name", b"caf\xe9")],
+    "query_string": b"q=1",
+}
+WSGI_REQUEST = {
+    "REQUEST_METHOD": "POST",
+    "HTTP_COOKIE": "a=1,b=2",
+    "HTTP_X_NAME": "caf\xe9",
+    "CONTENT_TYPE": "text/plain",
+    "QUERY_STRING": "q=1",
+}
+
+
+@pytest.mark.parametrize("request_", [ASGI_REQUEST, WSGI_REQUEST], ids=["asgi", "wsgi"])
+def test_a_request_header_is_the_same_through_both_doors(request_: dict[str, Any]) -> None:
+    exchange = Exchange()
+    exchange.request = request_
+    assert exchange.header("cookie") == "a=1,b=2"
+    assert exchange.header("x-name") == "caf\xe9"
+    assert exchange.header("authorization") is None
+    assert exchange.query == "q=1"
+
+
+def test_the_content_type_of_a_wsgi_request_is_found_where_cgi_puts_it() -> None:
+    exchange = Exchange()
+    exchange.request = WSGI_REQUEST
+    assert exchange.header("content-type") == "text/plain"
+    assert exchange.header("content-length") is None
+
+
+def test_headers_that_can_be_read_only_once_are_left_to_the_application() -> None:
+    exchange = Exchange()
+    exchange.request = {"type": "http", "headers": iter([(b"cookie", b"a=1")])}
+    assert exchange.header("cookie") is None
+    assert list(exchange.request["headers"]) == [(b"cookie", b"a=1")]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [[("Content-Type", "text/html"), ("x", "y")], [(b"Content-Type", b"text/html"), (b"x", b"y")], ()],
+    ids=["wsgi", "asgi", "none"],
+)
+def test_a_response_header_is_found_in_any_case(headers: Any) -> None:
+    exchange = Exchange()
+    exchange.response_headers = headers
+    assert exchange.response_header("content-type") == ("text/html" if headers else None)
+    assert exchange.response_header("x-other") is None

@@ -219,7 +219,8 @@ def test_the_stages_with_a_name_of_their_own_are_those_the_tests_make_fail() -> 
     for path in Path(obskit.__file__).parent.rglob("*.py"):
         found |= set(re.findall(r"(?:failed|internal_error)\(\s*\"([^\"]+)\"", path.read_text()))
     assert found == {
-        *("asgi.open", "asgi.receive", "asgi.send", "asgi.presence", "adapter.route"),
+        *("asgi.open", "asgi.receive", "asgi.send", "asgi.presence", "adapter.route", "adapter.session"),
         *("wsgi.open", "wsgi.start_response", "wsgi.input", "wsgi.body", "wsgi.close", "wsgi.del"),
+        *("invariant", "metrics.invariant", "unit_of_work", "detectors.duplicate_request"),
         *("close", "endpoint", "dropped", "traces.enter", "traces.leave", "logs.emit"),
     }

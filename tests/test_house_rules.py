@@ -25,7 +25,7 @@ SIGNAL_LIBRARIES = frozenset({"structlog", "prometheus_client", "opentelemetry"}
 
 FLOOR = frozenset({"errors", "exchange", "names", "redact", "version"})
 BASE = FLOOR | {"config", "context"}
-HOUSE = BASE | {"pipeline", "wsgi", "asgi", "adapters", "signals", "probes", "detectors", "watch"}
+HOUSE = BASE | {"pipeline", "wsgi", "asgi", "adapters", "signals", "probes", "detectors", "findings", "watch"}
 # They stand outside and look in: commands, the demonstration, help for users' own tests.
 TOOLS = frozenset({"cli", "console", "demo", "doctor", "export", "testing"})
 
@@ -41,23 +41,27 @@ class Room:
 ROOMS = {
     **{name: Room() for name in FLOOR},
     "config": Room(frozenset({"errors"})),
-    "context": Room(
-        frozenset({"exchange", "names", "signals"})
-    ),  # signals only inside get_logger(): see below
-    "pipeline": Room(BASE),
+    # signals only inside get_logger(): see below
+    "context": Room(frozenset({"errors", "exchange", "names", "signals"})),
+    "work": Room(frozenset({"context"})),
+    "findings": Room(FLOOR | {"config"}),
+    "shared": Room(),
+    "pipeline": Room(BASE | {"findings"}),
     "wsgi": Room(BASE | {"pipeline"}),
     "presence": Room(),
     "asgi": Room(BASE | {"pipeline", "presence"}),
     "signals": Room(BASE | {"pipeline"}, SIGNAL_LIBRARIES),
     "adapters": Room(BASE | {"pipeline", "wsgi", "asgi"}, FRAMEWORKS),
-    "detectors": Room(FLOOR | {"config"}),
+    "detectors": Room(FLOOR | {"config", "findings", "shared"}),
     "install": Room(HOUSE),
-    "__init__": Room(HOUSE | {"install"}),
+    "__init__": Room(HOUSE | {"install", "work"}),
     **{name: Room(HOUSE | TOOLS | {"install", "__init__"}, frozenset({"rich"})) for name in TOOLS},
 }
-for name in ("demo", "testing"):
-    ROOMS[name] = Room(ROOMS[name].rooms, ROOMS[name].libraries | FRAMEWORKS)
-ROOMS["export"] = Room(FLOOR | {"export"}, frozenset({"yaml"}))
+ROOMS["demo"] = Room(ROOMS["demo"].rooms, ROOMS["demo"].libraries | FRAMEWORKS)
+# It looks into the signals of an install, and runs applications.
+ROOMS["testing"] = Room(ROOMS["testing"].rooms, SIGNAL_LIBRARIES | {"pytest", "uvicorn"})
+# Alerts about findings follow from the declarations of their detectors.
+ROOMS["export"] = Room(FLOOR | {"export", "detectors", "findings"}, frozenset({"yaml"}))
 
 
 # ---- reading a file ---------------------------------------------------------------------------------

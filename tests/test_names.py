@@ -41,6 +41,11 @@ def test_the_contract_of_the_request_duration() -> None:
         ("http_server_response_body_size_bytes", ("http_request_method", "http_route")),
         ("obskit_http_server_outcomes_total", ("http_route", "outcome")),
         ("obskit_exceptions_total", ("http_route", "exception_type", "handled")),
+        ("obskit_findings_total", ("finding", "http_route")),
+        ("obskit_invariant_checks_total", ("invariant", "result")),
+        ("obskit_duplicate_requests_total", ("http_route", "kind")),
+        ("obskit_sessions_lost_total", ("reason",)),
+        ("obskit_partial_writes_total", ("http_route", "kind")),
         ("obskit_log_records_total", ("level",)),
         ("obskit_internal_errors_total", ("stage",)),
         ("obskit_telemetry_exports_total", ("signal", "outcome")),
@@ -63,7 +68,7 @@ def test_the_canonical_keys_are_the_contract_in_order() -> None:
     assert " ".join(names.CANONICAL_KEYS) == (
         "timestamp level event logger service_name service_version deployment_environment trace_id span_id request_id "
         "http_request_method http_route url_path http_response_status_code outcome duration_s ttfb_s request_bytes "
-        "response_bytes client_address user_agent worker_pid exception"
+        "response_bytes client_address user_agent worker_pid findings evidence exception"
     )
     assert all(names.CANONICAL_KEYS.values())
 

@@ -11,6 +11,7 @@ import pytest
 from obskit import pipeline as pipelines
 from obskit.context import current
 from obskit.exchange import Exchange, Outcome
+from obskit.findings import Detector
 from obskit.pipeline import Answer
 from tests.support.recording import TRACE_ID, Broken, make_pipeline
 
@@ -268,3 +269,130 @@ def test_flush_and_shutdown_reach_every_signal_whichever_fails(verb: str, broken
         f"{s}.{verb}" for s in ("traces", "metrics", "logs")
     ]
     assert notes.stages == [f"{broken}.{verb}"]
+
+
+# ---- findings -----------------------------------------------------------------------------------
+
+
+def detector(name: str, judge: Any = None, **more: Any) -> tuple[Detector, None]:
+    return Detector(name=name, help="It broke.", why="Nobody said so.", judge=judge, **more), None
+
+
+def found(exchange: Exchange) -> list[str]:
+    return [finding.finding for finding in exchange.findings]
+
+
+def test_detectors_are_asked_at_close_and_before_the_signals() -> None:
+    seen: list[Any] = []
+    pipeline, notes = make_pipeline(
+        detectors=[detector("late", lambda e: seen.append(notes.calls[-1]) or {"n": 1})]
+    )
+    exchange = one_request(pipeline, response_started=True, response_complete=True, status=200)
+    assert seen == ["traces.leave"]
+    assert found(exchange) == [one.finding for one in notes.record.findings] == ["late"]
+    (finding,) = exchange.findings
+    assert (finding.evidence, finding.why, finding.trace_id) == ({"n": 1}, "Nobody said so.", TRACE_ID)
+    assert exchange.level == "warning"
+
+
+@pytest.mark.parametrize(
+    ("facts", "asked"),
+    [
+        ({"response_started": True, "response_complete": True, "status": 200}, False),
+        ({"response_started": True, "status": 200}, True),
+        ({"response_started": True, "response_complete": True, "status": 200, "exception": OSError()}, True),
+    ],
+    ids=["completed", "cut off", "failed behind its answer"],
+)
+def test_a_detector_of_what_goes_wrong_never_meets_a_request_that_went_well(
+    facts: dict[str, Any], asked: bool
+) -> None:
+    pipeline, _ = make_pipeline(detectors=[detector("seldom", lambda e: {}, always=False)])
+    assert (found(one_request(pipeline, **facts)) == ["seldom"]) is asked
+
+
+def test_a_finding_of_a_running_request_is_there_at_once_and_gets_its_route_at_close() -> None:
+    pipeline, notes = make_pipeline(detectors=[detector("partial_write")])
+    exchange = Exchange()
+    pipeline.open(exchange, None)
+    pipeline.report("partial_write", exchange, {"missing": ["mail"]})
+    assert found(exchange) == ["partial_write"]
+    exchange.http_route = "/orders"
+    pipeline.close(exchange)
+    (finding,) = notes.record.findings
+    assert (finding.http_route, finding.evidence) == ("/orders", {"missing": ("mail",)})
+
+
+def test_the_same_thing_met_again_in_a_request_is_one_finding_with_its_number() -> None:
+    pipeline, notes = make_pipeline(detectors=[detector("invariant_failed")])
+    exchange = Exchange()
+    pipeline.open(exchange, None)
+    for amount in (1, 2, 1, 1):
+        pipeline.invariant("stock", exchange, False, {"amount": amount})
+    assert [(f.evidence["amount"], f.times) for f in exchange.findings] == [(1, 3), (2, 1)]
+    assert notes.counted == [("stock", False)] * 4
+
+
+def test_findings_of_a_request_are_bounded_and_the_rest_is_counted() -> None:
+    pipeline, notes = make_pipeline(detectors=[detector("invariant_failed")])
+    exchange = Exchange()
+    pipeline.open(exchange, None)
+    for amount in range(pipelines.MAX_FINDINGS + 3):
+        pipeline.invariant("stock", exchange, False, {"amount": amount})
+    assert len(exchange.findings) == pipelines.MAX_FINDINGS
+    assert notes.lost == [("findings", "too_many")] * 3
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["after close", "without a request"])
+def test_what_is_found_outside_a_request_is_counted_and_has_a_line_of_its_own(closed: bool) -> None:
+    pipeline, notes = make_pipeline(detectors=[detector("partial_write")])
+    exchange = one_request(pipeline) if closed else None
+    pipeline.report("partial_write", exchange, {"unit": "nightly"})
+    (finding,) = notes.counted
+    assert (finding.finding, finding.http_route) == ("partial_write", "")
+    level, event, logger, fields = notes.lines[-1]
+    assert (level, event, logger) == ("warning", "obskit.finding", "obskit.findings")
+    assert (fields["finding"], fields["unit"], fields["why"]) == (
+        "partial_write",
+        "nightly",
+        "Nobody said so.",
+    )
+
+
+def test_a_finding_that_is_switched_off_is_none() -> None:
+    pipeline, notes = make_pipeline()
+    exchange = Exchange()
+    pipeline.open(exchange, None)
+    pipeline.invariant("stock", exchange, False, {})
+    pipeline.report("partial_write", None, {})
+    assert exchange.findings == ()
+    assert notes.counted == [("stock", False)]  # the check itself is counted all the same
+
+
+@pytest.mark.parametrize("stage", ["metrics.invariant", "metrics.finding", "logs.emit"])
+def test_a_signal_that_fails_to_take_a_finding_is_counted_and_harms_nobody(stage: str) -> None:
+    pipeline, notes = make_pipeline(detectors=[detector("invariant_failed")])
+    notes.broken.add(stage)
+    pipeline.invariant("stock", None, False, {})
+    assert notes.stages == [
+        "metrics.invariant" if stage == "metrics.invariant" else "detectors.invariant_failed"
+    ]
+
+
+def test_the_record_forgets_what_may_hold_secrets_when_it_closes() -> None:
+    seen: list[Any] = []
+    pipeline, _ = make_pipeline(detectors=[detector("nosy", lambda e: seen.append(e.header("cookie")))])
+    exchange = Exchange()
+    exchange.request = {"REQUEST_METHOD": "GET", "HTTP_COOKIE": "id=7", "QUERY_STRING": "q=1"}
+    exchange.response_headers = [("Content-Type", "text/plain")]
+    exchange.response_head = b"secret"
+    pipeline.open(exchange, None)
+    assert (exchange.query, exchange.response_header("content-type")) == ("q=1", "text/plain")
+    pipeline.close(exchange)
+    assert seen == ["id=7"]
+    assert (exchange.header("cookie"), exchange.query, exchange.response_header("content-type")) == (
+        None,
+        "",
+        None,
+    )
+    assert exchange.response_head == b""

@@ -14,15 +14,20 @@ import obskit
 def test_the_public_names_are_these() -> None:
     assert sorted(obskit.__all__) == [
         "Config",
+        "Detector",
         "Exchange",
+        "Finding",
         "InstallError",
+        "InvariantError",
         "Outcome",
         "__version__",
         "bind",
         "current",
         "get_logger",
         "install",
+        "invariant",
         "shutdown",
+        "unit_of_work",
     ]
 
 
@@ -34,9 +39,17 @@ def test_every_public_name_is_there_and_documented(name: str) -> None:
 
 def test_the_signature_of_install_is_the_contract() -> None:
     parameters = inspect.signature(obskit.install).parameters
-    assert list(parameters) == ["app", "service", "environment", "interface", "config", "options"]
+    assert list(parameters) == [
+        "app",
+        "service",
+        "environment",
+        "interface",
+        "detectors",
+        "config",
+        "options",
+    ]
     assert all(
-        p.kind is p.KEYWORD_ONLY and p.default is None
+        p.kind is p.KEYWORD_ONLY and p.default in (None, ())
         for n, p in parameters.items()
         if n not in ("app", "options")
     )

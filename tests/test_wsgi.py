@@ -144,6 +144,20 @@ def test_a_server_that_needs_no_body_may_close_it_unread(method: str, status: st
     assert record.outcome == "completed"
 
 
+@pytest.mark.parametrize(
+    ("first", "status", "handed_over"),
+    [(b"x" * 4096, None, 0), (b"x" * 4097, 200, 4097)],
+    ids=["too small to go in pieces", "some of it may have arrived"],
+)
+def test_a_client_that_left_before_the_first_part_got_no_headers_either(
+    first: bytes, status: int | None, handed_over: int
+) -> None:
+    record = wsgi_record(replying(first, b"2"), fails_on_chunk=BrokenPipeError())
+    assert (record.outcome, record.status) == ("client_disconnect", status)
+    assert record.response_bytes == handed_over
+    assert (record.first_byte_ns is None) == (status is None)
+
+
 def test_a_send_of_the_last_chunk_that_fails_is_a_client_that_left() -> None:
     pipeline, notes = make_pipeline()
     body = WsgiDoor(listing(b"1"), pipeline)(make_environ(), lambda *a: None)

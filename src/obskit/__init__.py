@@ -11,29 +11,42 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from obskit.context import bind, current, get_logger
-from obskit.errors import InstallError
-from obskit.exchange import Exchange, Outcome
+from obskit.context import bind, current, get_logger, invariant
+from obskit.errors import InstallError, InvariantError
+from obskit.exchange import Exchange, Finding, Outcome
+from obskit.work import unit_of_work
 
 if TYPE_CHECKING:
     from obskit.config import Config
+    from obskit.findings import Detector
     from obskit.install import install, shutdown
     from obskit.version import __version__
 
 __all__ = [
     "Config",
+    "Detector",
     "Exchange",
+    "Finding",
     "InstallError",
+    "InvariantError",
     "Outcome",
     "__version__",
     "bind",
     "current",
     "get_logger",
     "install",
+    "invariant",
     "shutdown",
+    "unit_of_work",
 ]
 
-_LAZY = {"Config": "config", "install": "install", "shutdown": "install", "__version__": "version"}
+_LAZY = {
+    "Config": "config",
+    "Detector": "findings",
+    "install": "install",
+    "shutdown": "install",
+    "__version__": "version",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from time import perf_counter_ns
 from typing import Any
 
-from obskit.exchange import Exchange
+from obskit.exchange import HEAD_BYTES, Exchange
 from obskit.names import HTTP_METHODS, OTHER_METHOD
 from obskit.pipeline import Endpoint, Pipeline
 from obskit.presence import Presence, presence_of
@@ -198,13 +198,15 @@ class _Call:
 
 
 class _HttpCall(_Call):
-    __slots__ = ("_last_handed_over", "_presence", "_trailers")
+    __slots__ = ("_has_body", "_last_handed_over", "_presence", "_trailers")
 
     def __init__(self, pipeline: Pipeline, exchange: Exchange, receive: Receive, send: Send) -> None:
         super().__init__(pipeline, exchange, receive, send)
         self._trailers = False
         self._last_handed_over = False
-        self._presence = presence_of(receive, has_body=_has_body(exchange))
+        self._has_body = _has_body(exchange)
+        exchange.request_complete = not self._has_body
+        self._presence = presence_of(receive, has_body=self._has_body)
 
     async def receive(self) -> Message:
         presence = self._presence
@@ -213,10 +215,17 @@ class _HttpCall(_Call):
             exchange = self.exchange
             kind = message["type"]
             if kind == "http.request":
-                exchange.request_bytes += len(message.get("body", b""))
+                body = message.get("body", b"")
+                exchange.request_bytes += len(body)
+                if exchange.body_digest is not None:
+                    exchange.body_digest.feed(body)
+                exchange.request_complete = not message.get("more_body", False)
             elif kind == "http.disconnect" and not self._last_handed_over:
                 # After a finished response every server says this; before, the client has really left.
                 exchange.disconnected = True
+                # While the application was still reading: the upload is what was cut.
+                arrived = presence is not None and presence.upload_arrived()
+                exchange.upload_cut = not (exchange.request_complete or arrived) and self._has_body
         except Exception as error:
             self.pipeline.failed("asgi.receive", error)
         return message
@@ -280,12 +289,14 @@ class _HttpCall(_Call):
         exchange = self.exchange
         kind = message["type"]
         if kind == "http.response.body":
-            size = len(message.get("body", b""))
+            body = message.get("body", b"")
+            size = len(body)
             last = not message.get("more_body", False)
             if size and exchange.method != "HEAD":
                 exchange.response_bytes += size
                 if exchange.first_byte_ns is None:
                     now = exchange.first_byte_ns = perf_counter_ns()
+                    exchange.response_head = bytes(body[:HEAD_BYTES])
                     if last and not self._trailers:
                         exchange.last_byte_ns = now
                         exchange.response_complete = True
@@ -296,6 +307,7 @@ class _HttpCall(_Call):
             exchange.status = message["status"]
             exchange.response_started = True
             self._trailers = message.get("trailers", False)
+            exchange.response_headers = message.get("headers")
             for name, value in message.get("headers", ()):
                 if name == b"content-length" or (len(name) == 14 and name.lower() == b"content-length"):
                     exchange.declared_response_bytes = _length(value)
@@ -397,6 +409,7 @@ def _read_scope(scope: Scope, carrier_headers: frozenset[bytes]) -> tuple[Exchan
     """The exchange with all that is known before the application runs, and the client's request id."""
     original = scope.get("method", "GET")
     exchange = Exchange(scope["type"], original, scope.get("path", ""))
+    exchange.request = scope
     if original not in HTTP_METHODS:
         exchange.method = OTHER_METHOD
         exchange.method_original = str(original)[:64]

@@ -14,6 +14,7 @@ from obskit.errors import InstallError, shown
 LOG_FORMATS: Final = ("auto", "json", "console")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 LOG_CAPTURES: Final = ("auto", "all", "off")
+INVARIANT_MODES: Final = ("count", "raise")
 METRICS_ACCESS: Final = ("loopback", "private", "public", "token")
 INTERFACES: Final = ("wsgi", "asgi")
 OTLP_PROTOCOLS: Final = ("http/protobuf", "grpc")
@@ -53,6 +54,22 @@ def _series_limit(value: Any) -> int:
     if isinstance(value, int) and 10 <= value <= 1_000_000:
         return value
     raise ValueError(expected)
+
+
+def _seconds(value: Any) -> float:
+    try:
+        number = float(value) if isinstance(value, str) else value
+        if isinstance(number, int | float) and not isinstance(number, bool) and 0 < number <= 3600:
+            return float(number)
+    except ValueError:
+        pass
+    raise ValueError("seconds, more than 0 and at most 3600")
+
+
+def _directory(value: Any) -> str:
+    if isinstance(value, str | os.PathLike) and os.path.isabs(value) and os.path.isdir(value):
+        return os.fspath(value)
+    raise ValueError("the absolute path of a folder that exists")
 
 
 def _path(value: Any) -> str:
@@ -125,6 +142,31 @@ class Config:
     )
     max_series: int = _option(
         _series_limit, 2_000, "label sets per metric before new ones are counted under 'other'"
+    )
+    disabled_detectors: tuple[str, ...] = _option(
+        _names("detector names such as 'soft_error'", r"[a-z][a-z0-9_]*"), (), "those switched off, by name"
+    )
+    duplicate_window_s: float = _option(
+        _seconds, 10.0, "how long after a request the same one by the same client counts as its repetition"
+    )
+    soft_error_keys: tuple[str, ...] = _option(
+        _names(
+            "top-level keys of a JSON body: 'error' (there, and neither false nor empty), '!success' (there, and "
+            "false), 'status=error'; '+' joins what must all hold",
+            r"!?[^\s,+=!]+(=[^\s,+=]+)?(\+!?[^\s,+=!]+(=[^\s,+=]+)?)*",
+        ),
+        ("error", "errors", "!success", "!ok", "status=error+message", "status=fail+data"),
+        "what makes the JSON body of a success say that it is an error",
+    )
+    invariants: str = _option(
+        _one_of(INVARIANT_MODES),
+        "count",
+        "what a failed obskit.invariant does beside being a finding: count, or raise (for tests)",
+    )
+    state_dir: str | None = _option(
+        _directory,
+        None,
+        "folder in which the workers of one host share what they remember; default: in memory (/dev/shm)",
     )
     echo_request_id: bool = _option(_flag, False, "send the request id back as X-Request-ID")
     instrumentation: bool = _option(

@@ -1,16 +1,25 @@
-"""What application code calls during a request: current(), bind(), get_logger()."""
+"""What application code calls during a request: current(), bind(), invariant(), get_logger()."""
 
 from __future__ import annotations
 
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from obskit.errors import InvariantError
 from obskit.exchange import MAX_FACTS, Exchange
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 _current: ContextVar[Exchange | None] = ContextVar("obskit_exchange", default=None)
+# The pipeline of the newest install, for what is seen outside a request. Set by install and shutdown alone.
+_outside: Any = None
+MAX_NAME = 80
+
+
+def pipeline_of(exchange: Exchange | None) -> Any:
+    """The pipeline that hears of what this code sees: of its request, else of the newest install; None without one."""
+    return _outside if exchange is None else exchange.pipeline
 
 
 def current() -> Exchange | None:
@@ -39,6 +48,30 @@ def bind(**facts: Any) -> None:
             kept[key] = value
         elif exchange.pipeline is not None:
             exchange.pipeline.dropped("logs", "too_many_facts")
+
+
+def invariant(condition: object, name: str, /, **facts: Any) -> bool:
+    """Check an assumption in production: count whether it held, and make a failure a finding. Returns whether it held.
+
+    `name` is a bounded name such as ``"stock_not_negative"``, never a value: it becomes a metric label. `facts` are
+    kept as evidence of a failure, redacted by their keys. Works in and outside a request. Never raises, unless the
+    option `invariants` is "raise" (for tests): then a failure raises InvariantError.
+    """
+    exchange = _current.get()
+    pipeline = pipeline_of(exchange)
+    try:
+        held = bool(condition)
+        label = str(name)[:MAX_NAME]
+    except Exception as error:
+        # A condition that cannot be asked proves nothing, and must not stop the application.
+        if pipeline is not None:
+            pipeline.failed("invariant", error)
+        return True
+    if pipeline is not None:
+        pipeline.invariant(label, exchange, held, facts)
+        if not held and pipeline.config.invariants == "raise":
+            raise InvariantError(f"the invariant {label!r} does not hold: {facts or 'no facts given'}")
+    return held
 
 
 def get_logger(name: str | None = None) -> FilteringBoundLogger:

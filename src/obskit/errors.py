@@ -14,3 +14,7 @@ def shown(value: object) -> str:
 
 class InstallError(Exception):
     """`install` cannot do what was asked: the text says what was seen and what to do."""
+
+
+class InvariantError(AssertionError):
+    """An invariant did not hold, and the option `invariants` is "raise"."""

@@ -1,15 +1,18 @@
 """The record: one Exchange per request (or WebSocket connection), filled by the doors, viewed by the signals.
 
 Every field has one writer: *open* fields are set by the door before the application runs, *transport* fields by
-the door while bytes move, `http_route` by the framework adapter, identity by the trace signal. Nobody writes
-after `closed` is true. Imports the standard library only.
+the door while bytes move, `http_route` and `session` by the framework adapter, identity by the trace signal,
+`findings` by the pipeline. Nobody writes after `closed` is true. Imports the standard library only.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from time import perf_counter_ns, time_ns
-from typing import Any
+from typing import Any, Literal
+from zlib import crc32
 
 
 class Outcome(StrEnum):
@@ -35,6 +38,71 @@ class Outcome(StrEnum):
     """The server gives no way to tell."""
 
 
+Severity = Literal["info", "warning", "critical"]
+# Bounded facts: text, numbers, or a list of short texts.
+EvidenceValue = str | int | float | bool | None | tuple[str, ...]
+Evidence = Mapping[str, EvidenceValue]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One silent failure that was seen: what, how bad, the facts that show it, and why no status told.
+
+    `times` is how often the very same thing (the same `evidence`) was seen during the request. `metric` names the
+    counter beside `obskit_findings_total` that counts it too, if there is one.
+    """
+
+    finding: str
+    severity: Severity
+    why: str
+    evidence: Evidence
+    http_route: str = ""
+    trace_id: str = ""
+    request_id: str = ""
+    metric: str = ""
+    times: int = 1
+
+
+class SessionFacts:
+    """What a framework's session said of the cookie that the client presented; written by its adapter.
+
+    `cookie` is what the client sent. It identifies a user: it leaves the record when that closes.
+    """
+
+    __slots__ = ("cookie", "ended", "lost")
+
+    def __init__(self, cookie: str, lost: str = "", *, ended: bool = False) -> None:
+        self.cookie = cookie
+        self.lost = lost
+        """Why the framework found no session for it: `expired`, `bad_signature`, `missing`; empty if it did."""
+        self.ended = ended
+        """The application ended it on purpose (log-out, a new id at log-in): whoever still sends it lost nothing."""
+
+
+DIGEST_BYTES = 65_536
+HEAD_BYTES = 4_096
+
+
+class BodyDigest:
+    """A checksum of the first 64 KiB of a request body, taken as it passes by, and its length; no byte is kept.
+
+    CRC-32 and not a cryptographic hash, which would cost five times as much: it tells the bodies of one client's
+    requests to one route apart, and whoever forges an equal one fools nobody but himself.
+    """
+
+    __slots__ = ("checksum", "length")
+
+    def __init__(self) -> None:
+        self.checksum = 0
+        self.length = 0
+
+    def feed(self, data: bytes) -> None:
+        left = DIGEST_BYTES - self.length
+        if left > 0:
+            self.checksum = crc32(data if len(data) <= left else data[:left], self.checksum)
+        self.length += len(data)
+
+
 # Statuses whose responses carry no body (RFC 9110 §6.4.1): bytes missing there are no truncation.
 BODILESS_STATUSES = frozenset({204, 205, 304})
 MAX_FACTS = 64
@@ -50,6 +118,7 @@ class Exchange:
 
     __slots__ = (
         "__weakref__",
+        "body_digest",
         "carrier",
         "client_address",
         "closed",
@@ -60,6 +129,7 @@ class Exchange:
         "exception",
         "exception_handled",
         "facts",
+        "findings",
         "first_byte_ns",
         "http_route",
         "http_version",
@@ -71,16 +141,21 @@ class Exchange:
         "outcome",
         "pipeline",
         "protocol",
+        "request",
         "request_bytes",
+        "request_complete",
         "request_id",
         "response_bytes",
         "response_complete",
+        "response_head",
+        "response_headers",
         "response_started",
         "sampled",
         "scheme",
         "server_address",
         "server_port",
         "server_sends_file",
+        "session",
         "span",
         "span_id",
         "started_ns",
@@ -108,15 +183,23 @@ class Exchange:
         self.carrier: dict[str, str] | None = None
         self.request_id: str = ""
         self.declared_request_bytes: int | None = None
+        self.request: Any = None
+        """The WSGI environ or ASGI scope, for `header` and `query`; None when the record has closed."""
 
         self.request_bytes = 0
+        self.request_complete = False
+        """Whether the application has read the whole request body, as far as its door could see."""
         self.upload_cut = False
+        self.body_digest: BodyDigest | None = None
         self.disconnected = False
         self.status: int | None = None
         self.response_started = False
         self.response_complete = False
         self.declared_response_bytes: int | None = None
         self.response_bytes = 0
+        self.response_headers: Any = None
+        self.response_head = b""
+        """The first part of the response body, at most 4 KiB; forgotten when the record closes."""
         self.server_sends_file = False
         self.first_byte_ns: int | None = None
         self.last_byte_ns: int | None = None
@@ -126,6 +209,8 @@ class Exchange:
         self.exception: BaseException | None = None
         self.exception_handled = False
         self.facts: dict[str, Any] | None = None
+        self.session: SessionFacts | None = None
+        self.findings: tuple[Finding, ...] = ()
 
         self.trace_id = ""
         self.span_id = ""
@@ -150,6 +235,43 @@ class Exchange:
         """
         if not self.closed and template:
             self.http_route = template if template[0] == "/" else "/" + template
+
+    def header(self, name: str) -> str | None:
+        """A request header by its lower-case name, repeated fields joined by commas; None when absent.
+
+        For detectors: header values may be secrets, and belong into no evidence. Always None after close.
+        """
+        request = self.request
+        if request is None:
+            return None
+        if "REQUEST_METHOD" in request:
+            key = name.upper().replace("-", "_")
+            value = request.get(key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}")
+            return None if value is None else str(value)
+        return _find_header(request.get("headers"), name.encode("latin-1"))
+
+    @property
+    def query(self) -> str:
+        """The query string as it was sent; empty after close."""
+        request = self.request
+        if request is None:
+            return ""
+        raw = request.get("query_string")
+        return raw.decode("latin-1") if isinstance(raw, bytes) else str(request.get("QUERY_STRING", ""))
+
+    def response_header(self, name: str) -> str | None:
+        """A response header by its lower-case name; None when absent, or after close."""
+        headers = self.response_headers
+        if not headers or not isinstance(headers, list | tuple):  # anything else may be readable only once
+            return None
+        if isinstance(headers[0][0], bytes):
+            return _find_header(headers, name.encode("latin-1"))
+        return next((value for key, value in headers if key.lower() == name), None)
+
+    def let_go(self) -> None:
+        """Forget what may hold secrets or much memory; the pipeline calls it when every signal has had its view."""
+        self.request = self.response_headers = self.body_digest = self.session = None
+        self.response_head = b""
 
     @property
     def duration(self) -> float:
@@ -217,7 +339,7 @@ class Exchange:
     def _judge_exception(self, exception: BaseException) -> Outcome:
         # Only a cancellation or an exit of the worker is no Exception; neither is the application's failure.
         if not isinstance(exception, Exception):
-            return Outcome.COMPLETED if self.response_complete else Outcome.CANCELLED
+            return Outcome.COMPLETED if self.response_complete else cut_off_by(exception)
         if not self.response_started:
             return Outcome.RAISED
         if not self.response_complete:
@@ -230,12 +352,41 @@ class Exchange:
         return self.exception is not None and self.exception_handled and (self.status or 0) >= 500
 
     def severity(self) -> str:
-        """The canonical line's level: error for a 5xx or an exception, warning for a bad outcome, else info."""
+        """The level of the canonical line: error for 5xx and exceptions, warning for findings and bad outcomes."""
         failed = isinstance(self.exception, Exception) and not (
             self.exception_handled and (self.status or 0) < 500
         )
-        if failed and not self.disconnected:
+        if failed and not (self.disconnected or self.upload_cut):
             return "error"
         if self.status is not None and self.status >= 500:
             return "error"
-        return "info" if self.outcome is Outcome.COMPLETED else "warning"
+        return "info" if self.outcome is Outcome.COMPLETED and not self.findings else "warning"
+
+
+def cut_off_by(exception: BaseException) -> Outcome:
+    """Whether a cancellation or an exit that went through the application was a server's timeout.
+
+    gunicorn's sync worker is told by SIGABRT that it took too long, and its handler of that signal raises SystemExit
+    in the midst of whatever the application is doing: the traceback ends in the handler.
+    """
+    last = exception.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None or not isinstance(exception, SystemExit):
+        return Outcome.CANCELLED
+    frame = last.tb_frame
+    in_gunicorn = str(frame.f_globals.get("__name__", "")).startswith("gunicorn.")
+    return Outcome.TIMEOUT if in_gunicorn and frame.f_code.co_name == "handle_abort" else Outcome.CANCELLED
+
+
+def _find_header(headers: Any, name: bytes) -> str | None:
+    if headers is None or hasattr(headers, "__next__"):  # readable only once, and that is the application's
+        return None
+    found = list(_values(headers, name))
+    return ",".join(found) if found else None
+
+
+def _values(headers: Any, name: bytes) -> Iterator[str]:
+    for key, value in headers:
+        if len(key) == len(name) and key.lower() == name:
+            yield value.decode("latin-1")

@@ -6,15 +6,18 @@ import atexit
 import inspect
 import os
 import sys
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, distribution
 from threading import Lock
 from typing import Any
 
-from obskit import adapters
+from obskit import adapters, context
 from obskit.asgi import AsgiDoor
 from obskit.config import INTERFACES, Config
+from obskit.detectors import choose
 from obskit.errors import InstallError, shown
+from obskit.findings import Detector, Setting
 from obskit.pipeline import Pipeline
 from obskit.redact import make_redactor
 from obskit.signals import capture, instrumentation
@@ -27,6 +30,7 @@ from obskit.wsgi import WsgiDoor
 
 _lock = Lock()
 _installed: list[Pipeline] = []
+_watching: tuple[Callable[[Pipeline], None], ...] = ()
 _at_exit_set = False
 
 AT_EXIT_TIMEOUT_S = 2.0
@@ -38,6 +42,7 @@ def install(
     service: str | None = None,
     environment: str | None = None,
     interface: str | None = None,
+    detectors: Iterable[Detector] = (),
     config: Config | None = None,
     **options: Any,
 ) -> Any:
@@ -48,10 +53,11 @@ def install(
     unchanged. It may be called after the app has served requests; those before it are not recorded.
 
     `service` and `environment` name what runs here; `interface` ("wsgi" or "asgi") decides for a callable that does
-    not show which it is; `config` replaces environment and defaults; `options` are the fields of `Config`.
+    not show which it is; `detectors` are your own, beside those of obskit; `config` replaces
+    environment and defaults; `options` are the fields of `Config`.
 
     Raises InstallError, saying what was seen and what to do, for an unknown option or a bad value, an object that
-    is no application, or another distribution that provides the package `obskit`.
+    is no application, a detector that is none, or another distribution that provides the package `obskit`.
     """
     _refuse_foreign_distribution()
     with _lock:
@@ -69,7 +75,7 @@ def install(
         if interface is not None and interface != spoken:
             raise InstallError(f"option 'interface': saw {interface!r}, but {shown(app)} speaks {spoken}")
         with ExitStack() as undo:  # an install that fails half-way leaves nothing behind
-            pipeline, notice = _compose(app, adapter, settings, undo)
+            pipeline, notice = _compose(app, adapter, settings, detectors, undo)
             if adapter is not None:
                 served = adapter.attach(app, pipeline)
             elif spoken == "wsgi":
@@ -78,9 +84,31 @@ def install(
                 served = _plain_asgi(app, pipeline)
             undo.pop_all()
         _installed.append(pipeline)
+        context._outside = pipeline
+        for seen in _watching:
+            seen(pipeline)
         _flush_at_exit()
     pipeline.logs.emit("info", "obskit.installed", "obskit", {"interface": spoken, **notice})
     return served
+
+
+def watch(seen: Callable[[Pipeline], None]) -> Callable[[], None]:
+    """Call `seen` with each pipeline that is installed now, and with every later one until the result is called.
+
+    For those who look on (`obskit.testing`). `seen` runs while installs are locked: it must not install.
+    """
+    global _watching
+    with _lock:
+        _watching += (seen,)
+        for pipeline in _installed:
+            seen(pipeline)
+
+    def stop() -> None:
+        global _watching
+        with _lock:
+            _watching = tuple(one for one in _watching if one is not seen)
+
+    return stop
 
 
 def _already(served: Any) -> Any:
@@ -100,13 +128,17 @@ def shutdown(timeout_s: float = 5.0) -> None:
         raise ValueError(f"timeout_s must not be negative, saw {timeout_s}")
     with _lock:
         going, _installed[:] = list(_installed), []
+        context._outside = None
     if going:
         instrumentation.switch_off()
     for pipeline in going:
         pipeline.shutdown(timeout_s)
 
 
-def _compose(app: Any, adapter: Any, config: Config, undo: ExitStack) -> tuple[Pipeline, dict[str, Any]]:
+def _compose(
+    app: Any, adapter: Any, config: Config, own_detectors: Iterable[Detector], undo: ExitStack
+) -> tuple[Pipeline, dict[str, Any]]:
+    chosen = choose(own_detectors, config.disabled_detectors)
     resource = _resource(app, adapter, config)
     own_provider = adapter.own_tracer_provider(app) if hasattr(adapter, "own_tracer_provider") else None
     is_secret = make_redactor(config.redact)
@@ -120,7 +152,10 @@ def _compose(app: Any, adapter: Any, config: Config, undo: ExitStack) -> tuple[P
     for logger, handler in adapter.console_handlers(app) if hasattr(adapter, "console_handlers") else ():
         capture.release(logger, handler)
     endpoints = {config.metrics_path: Exposition(config, metrics.registry)}
-    pipeline = Pipeline(config, traces, metrics, logs, metrics, endpoints)
+    failures = _Failures()
+    setting = Setting(config, resource["service.name"], failures)
+    judged = [(one, one.make(setting) if one.make is not None else None) for one in chosen]
+    pipeline = failures.pipeline = Pipeline(config, traces, metrics, logs, metrics, endpoints, judged)
     framework = adapter.framework(app) if adapter is not None else "none"
     metrics.describe_app(
         resource["service.name"],
@@ -164,6 +199,16 @@ def _compose(app: Any, adapter: Any, config: Config, undo: ExitStack) -> tuple[P
             "capture_logs='all' puts every line through obskit"
         )
     return pipeline, notice
+
+
+class _Failures:
+    """Where a judge's own errors go; judges are made before the pipeline that counts them."""
+
+    pipeline: Pipeline | None = None
+
+    def __call__(self, stage: str, error: BaseException) -> None:
+        if self.pipeline is not None:
+            self.pipeline.failed(stage, error)
 
 
 def _resource(app: Any, adapter: Any, config: Config) -> dict[str, str]:

@@ -78,6 +78,36 @@ EXCEPTIONS: Final = Metric(
     "Exceptions that ended a request or its background work; handled says whether the client still got an answer.",
     ("http_route", "exception_type", "handled"),
 )
+FINDINGS: Final = Metric(
+    "obskit_findings_total",
+    "counter",
+    "Silent failures: findings of the detectors, one per request and evidence.",
+    ("finding", "http_route"),
+)
+INVARIANT_CHECKS: Final = Metric(
+    "obskit_invariant_checks_total",
+    "counter",
+    "Assumptions checked with obskit.invariant, by result (held or failed).",
+    ("invariant", "result"),
+)
+DUPLICATE_REQUESTS: Final = Metric(
+    "obskit_duplicate_requests_total",
+    "counter",
+    "Requests that repeat an earlier one of the same client, by kind.",
+    ("http_route", "kind"),
+)
+SESSIONS_LOST: Final = Metric(
+    "obskit_sessions_lost_total",
+    "counter",
+    "Sessions whose cookie came and that the framework did not find, by reason.",
+    ("reason",),
+)
+PARTIAL_WRITES: Final = Metric(
+    "obskit_partial_writes_total",
+    "counter",
+    "Units of work of which one part was done and another not, by kind.",
+    ("http_route", "kind"),
+)
 LOG_RECORDS: Final = Metric("obskit_log_records_total", "counter", "Log lines written, by level.", ("level",))
 TELEMETRY_EXPORTS: Final = Metric(
     "obskit_telemetry_exports_total",
@@ -126,7 +156,7 @@ METRICS: Final[tuple[Metric, ...]] = tuple(
 CANONICAL_EVENT: Final = "http.request"
 CANONICAL_KEYS: Final[dict[str, str]] = {
     "timestamp": "RFC 3339 UTC time at which the line was written, microseconds",
-    "level": "error for a 5xx or an exception, warning for any outcome but completed, else info",
+    "level": "error for a 5xx or an exception, warning for any finding or outcome but completed, else info",
     "event": "always http.request",
     "logger": "always obskit.http",
     "service_name": "resource attribute service.name",
@@ -147,6 +177,8 @@ CANONICAL_KEYS: Final[dict[str, str]] = {
     "client_address": "address of the peer as the server gives it; null when unknown",
     "user_agent": "User-Agent; null when absent",
     "worker_pid": "process id of the worker",
+    "findings": "names of the silent failures seen, an empty list for none",
+    "evidence": "by finding: severity, why no status told, and the facts that show it; absent without one",
     "exception": "type, message and frames of the exception that ended the request; absent without one",
 }
 
@@ -168,3 +200,11 @@ ATTR_RESPONSE_SIZE: Final = "http.response.body.size"
 ATTR_OUTCOME: Final = "obskit.outcome"
 ATTR_REQUEST_ID: Final = "obskit.request_id"
 ATTR_FACT_PREFIX: Final = "obskit.fact."
+ATTR_FINDINGS: Final = "obskit.findings"
+# One event per finding on the span, and a log line of the same kind for what is found outside a request.
+FINDING_EVENT: Final = "obskit.finding"
+ATTR_FINDING: Final = "obskit.finding.name"
+ATTR_FINDING_SEVERITY: Final = "obskit.finding.severity"
+ATTR_FINDING_WHY: Final = "obskit.finding.why"
+ATTR_FINDING_TIMES: Final = "obskit.finding.times"
+ATTR_EVIDENCE_PREFIX: Final = "obskit.finding.evidence."

@@ -1,8 +1,9 @@
-"""open → close → report: the only place that guards the application against our own failures.
+"""open → judge → report: the only place that guards the application against our own failures.
 
-The pipeline knows neither framework nor signal library. It is handed its signals and endpoints by `install` and
-calls them in a fixed order: on open traces come first, because they give the ids; on close they come last, so that
-a span of a failed report still carries what the others saw.
+The pipeline knows neither framework nor signal library. It is handed its signals, detectors and endpoints by
+`install` and calls them in a fixed order: on open traces come first, because they give the ids; on close detectors
+come first, so that every signal shows what they found, and traces last, so that a span of a failed report still
+carries what the others saw.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ from __future__ import annotations
 import os
 import re
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from threading import Lock
 from time import monotonic, perf_counter_ns
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from obskit.context import _current
-from obskit.exchange import Exchange, Outcome
-from obskit.names import UNMATCHED_ROUTE
+from obskit.exchange import Exchange, Finding, Outcome
+from obskit.findings import Detector, Judge, Verdict
+from obskit.names import FINDING_EVENT, UNMATCHED_ROUTE
 
 if TYPE_CHECKING:
     from contextvars import Token
@@ -48,6 +51,13 @@ class ContextSignal(Signal, Protocol):
     def leave(self, token: Any) -> None: ...
 
 
+class MetricSignal(Signal, Protocol):
+    """The signal that also counts what belongs to no request (metrics)."""
+
+    def count_finding(self, finding: Finding) -> None: ...
+    def count_invariant(self, name: str, *, held: bool) -> None: ...
+
+
 class LogSignal(Signal, Protocol):
     """The signal that also writes single lines (logs)."""
 
@@ -60,6 +70,16 @@ class LogSignal(Signal, Protocol):
         error: BaseException | None = None,
     ) -> None: ...
     def tell(self, stage: str, error: BaseException) -> None: ...
+
+
+class Observer(Protocol):
+    """Somebody who looks on (tests): sees each record open and close, and what was found outside a request."""
+
+    name: str
+
+    def opened(self, exchange: Exchange) -> None: ...
+    def closed(self, exchange: Exchange) -> None: ...
+    def found(self, finding: Finding) -> None: ...
 
 
 class Reporter(Protocol):
@@ -83,6 +103,7 @@ Endpoint = Callable[[str, Mapping[str, str], "str | None"], Answer]
 Entered = tuple["Token[Exchange | None]", Any]
 
 _TELL_EVERY_S = 60.0
+MAX_FINDINGS = 16
 
 
 class Pipeline:
@@ -92,11 +113,13 @@ class Pipeline:
         self,
         config: Config,
         traces: ContextSignal,
-        metrics: Signal,
+        metrics: MetricSignal,
         logs: LogSignal,
         reporter: Reporter,
         endpoints: Mapping[str, Endpoint] | None = None,
+        detectors: Sequence[tuple[Detector, Judge | None]] = (),
     ) -> None:
+        """`detectors` are asked in this order, each with its Judge if it has a memory."""
         self.config = config
         self.endpoints: dict[str, Endpoint] = dict(endpoints or {})
         self.excluded = frozenset(config.exclude)
@@ -107,13 +130,37 @@ class Pipeline:
         self._signals: tuple[Signal, ...] = (traces, metrics, logs)
         self._openers = tuple((f"{s.name}.open", s.opened) for s in (traces, metrics))
         self._closers = tuple((f"{s.name}.close", s.closed) for s in (metrics, logs, traces))
+        self._metrics = metrics
         self._reporter = reporter
         self._told: dict[str, float] = {}
+        self._observers: tuple[Observer, ...] = ()
         self._begun = False
         self._begin_lock = Lock()
+        self.ask(detectors)
         if hasattr(os, "register_at_fork"):
             child = weakref.WeakMethod(self._after_fork)
             os.register_at_fork(after_in_child=lambda: (reset := child()) and reset())
+
+    def ask(
+        self, detectors: Sequence[tuple[Detector, Judge | None]]
+    ) -> Sequence[tuple[Detector, Judge | None]]:
+        """Ask these from now on. Returns those asked until now, which keep what they have begun."""
+        before, self._asked = getattr(self, "_asked", ()), tuple(detectors)
+        self.detectors = {detector.name: detector for detector, _ in detectors}
+        self._judges = tuple(judge for _, judge in detectors if judge is not None)
+        self._watchers = tuple(
+            (f"detectors.{detector.name}", opened)
+            for detector, judge in detectors
+            if (opened := getattr(judge, "opened", None)) is not None
+        )
+        asked: list[tuple[Detector, Verdict]] = [
+            (detector, verdict)
+            for detector, judge in detectors
+            if (verdict := detector.judge if judge is None else judge.closed) is not None
+        ]
+        self._verdicts = tuple(asked)
+        self._verdicts_when_completed = tuple(one for one in asked if one[0].always)
+        return before
 
     def _after_fork(self) -> None:
         self._begun = False
@@ -130,6 +177,16 @@ class Pipeline:
                     signal.begin()
                 except Exception as error:
                     self.failed(f"{signal.name}.begin", error)
+            self._each_judge("begin")
+
+    def _each_judge(self, step: str) -> None:
+        for judge in self._judges:
+            try:
+                do = getattr(judge, step, None)
+                if do is not None:
+                    do()
+            except Exception as error:
+                self.failed(f"detectors.{step}", error)
 
     def open(self, exchange: Exchange, request_id: str | None) -> None:
         """Begin the record: ids, span, in-flight gauge. Never raises."""
@@ -137,6 +194,11 @@ class Pipeline:
         if not self._begun:
             self.begin()
         for stage, opened in self._openers:
+            try:
+                opened(exchange)
+            except Exception as error:
+                self.failed(stage, error)
+        for stage, opened in self._watchers:
             try:
                 opened(exchange)
             except Exception as error:
@@ -182,6 +244,7 @@ class Pipeline:
             if exchange.http_route is None:
                 exchange.http_route = UNMATCHED_ROUTE
             exchange.outcome = outcome
+            self._detect(exchange)
             exchange.level = exchange.severity()
         except Exception as error:
             exchange.outcome = exchange.outcome or Outcome.UNKNOWN
@@ -192,7 +255,75 @@ class Pipeline:
             except Exception as error:
                 self.failed(stage, error)
         exchange.closed = True
+        exchange.let_go()
         exchange.exception = None  # its traceback holds our frames, which hold the exchange: break the cycle
+
+    def _detect(self, exchange: Exchange) -> None:
+        """Ask the detectors, and complete what was found while the request ran. Never raises."""
+        if exchange.findings:
+            # Reported before the route was known.
+            route = exchange.http_route or ""
+            exchange.findings = tuple(replace(one, http_route=route) for one in exchange.findings)
+        uneventful = exchange.outcome is Outcome.COMPLETED and exchange.exception is None
+        for detector, verdict in self._verdicts_when_completed if uneventful else self._verdicts:
+            try:
+                evidence = verdict(exchange)
+                if evidence is not None:
+                    self._found(exchange, detector, evidence)
+            except Exception as error:
+                self.failed(f"detectors.{detector.name}", error)
+
+    def report(self, name: str, exchange: Exchange | None, evidence: Mapping[str, Any]) -> None:
+        """A silent failure was seen while it happened; `exchange` is None outside a request. Never raises.
+
+        Does nothing when the detector of that name is switched off.
+        """
+        try:
+            detector = self.detectors.get(name)
+            if detector is None:
+                return
+            if exchange is not None and not exchange.closed:
+                self._found(exchange, detector, evidence)
+                return
+            finding = detector.finding(None, evidence)
+            self._metrics.count_finding(finding)
+            said = {"finding": name, "severity": finding.severity, "why": finding.why, **finding.evidence}
+            self.logs.emit("warning", FINDING_EVENT, "obskit.findings", said)
+            for observer in self._observers:
+                observer.found(finding)
+        except Exception as error:
+            self.failed(f"detectors.{name}", error)
+
+    def session_ended(self, exchange: Exchange) -> None:
+        """The application ends the session of this request (`exchange.session`) on purpose. Never raises."""
+        for judge in self._judges:
+            try:
+                hear = getattr(judge, "session_ended", None)
+                if hear is not None:
+                    hear(exchange)
+            except Exception as error:
+                self.failed("adapter.session", error)
+
+    def invariant(self, name: str, exchange: Exchange | None, held: bool, facts: Mapping[str, Any]) -> None:
+        """Count a checked assumption, and report it where it did not hold. Never raises."""
+        try:
+            self._metrics.count_invariant(name, held=held)
+        except Exception as error:
+            self.failed("metrics.invariant", error)
+        if not held:
+            self.report("invariant_failed", exchange, {**facts, "invariant": name})
+
+    def _found(self, exchange: Exchange, detector: Detector, evidence: Mapping[str, Any]) -> None:
+        finding = detector.finding(exchange, evidence)
+        for index, known in enumerate(exchange.findings):
+            if known.finding == finding.finding and known.evidence == finding.evidence:
+                again = (replace(known, times=known.times + 1),)
+                exchange.findings = exchange.findings[:index] + again + exchange.findings[index + 1 :]
+                return
+        if len(exchange.findings) >= MAX_FINDINGS:
+            self.dropped("findings", "too_many")
+            return
+        exchange.findings += (finding,)
 
     def answer(
         self, endpoint: Endpoint, method: str, headers: Mapping[str, str], client: str | None
@@ -203,6 +334,24 @@ class Pipeline:
         except Exception as error:
             self.failed("endpoint", error)
             return Answer(503, "Service Unavailable", [("Content-Type", "text/plain; charset=utf-8")], b"")
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """Show each record to `observer` when all signals have seen it, until the returned function is called."""
+        opener, closer = (
+            (f"{observer.name}.open", observer.opened),
+            (f"{observer.name}.close", observer.closed),
+        )
+        # New tuples each time: a request on its way walks over the old ones.
+        self._openers += (opener,)
+        self._closers += (closer,)
+        self._observers += (observer,)
+
+        def stop() -> None:
+            self._openers = tuple(one for one in self._openers if one is not opener)
+            self._closers = tuple(one for one in self._closers if one is not closer)
+            self._observers = tuple(one for one in self._observers if one is not observer)
+
+        return stop
 
     def failed(self, stage: str, error: BaseException) -> None:
         """Count an error of our own and tell it at most once a minute per stage. Never raises."""
@@ -238,3 +387,4 @@ class Pipeline:
                 signal.shutdown(timeout_s)
             except Exception as error:
                 self.failed(f"{signal.name}.shutdown", error)
+        self._each_judge("shutdown")

@@ -38,6 +38,10 @@ class Presence:
         """Whether the client is known to have left; asked before each send."""
         return False
 
+    def upload_arrived(self) -> bool:
+        """Whether the server is known to hold the whole upload, read by the application or not."""
+        return False
+
     async def receive(self) -> Message:
         """The application's next message."""
         return await self._receive()
@@ -57,6 +61,10 @@ class _Flag(Presence):
 
     def left(self) -> bool:
         return bool(self._cycle.disconnected)
+
+    def upload_arrived(self) -> bool:
+        # Once the client has left, receive() says only that: what had arrived is not handed out any more.
+        return getattr(self._cycle, "more_body", True) is False
 
 
 class _Queue(Presence):

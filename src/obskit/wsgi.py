@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from time import perf_counter_ns
 from typing import Any
 
-from obskit.exchange import Exchange, Outcome
+from obskit.exchange import HEAD_BYTES, Exchange, Outcome, cut_off_by
 from obskit.names import HTTP_METHODS, OTHER_METHOD
 from obskit.pipeline import Pipeline
 
@@ -141,7 +141,7 @@ class _Call:
             except OSError:
                 self.exchange.disconnected = True
                 raise
-            self.note(self.sent, len(data))
+            self.note(self.sent, data)
             return result
 
         return counting_write
@@ -152,6 +152,7 @@ class _Call:
         exchange.status = int(status[:3])
         exchange.declared_response_bytes = None
         if isinstance(headers, list | tuple):  # anything else may be readable only once
+            exchange.response_headers = headers
             for name, value in headers:
                 if len(name) == 14 and name.lower() == "content-length":
                     exchange.declared_response_bytes = _length(value)
@@ -172,15 +173,17 @@ class _Call:
             except Exception as error:
                 self.pipeline.failed("adapter.route", error)
 
-    def sent(self, size: int) -> None:
-        """Note `size` bytes handed to the server. The first ones take the headers with them."""
+    def sent(self, data: bytes) -> None:
+        """Note bytes handed to the server. The first ones take the headers with them."""
         exchange = self.exchange
+        size = len(data)
         if size:
             exchange.response_started = True
             if exchange.method != "HEAD":
                 exchange.response_bytes += size
                 if exchange.first_byte_ns is None:
                     exchange.first_byte_ns = perf_counter_ns()
+                    exchange.response_head = bytes(data[:HEAD_BYTES])
 
     def exhausted(self) -> None:
         """The application has given its last byte; headers go out now if no byte did."""
@@ -195,14 +198,25 @@ class _Call:
         declared = exchange.declared_response_bytes
         all_sent = declared is not None and exchange.response_bytes >= declared
         if error is not None:
-            if isinstance(error, Exception):
+            if isinstance(error, OSError):
+                self.left()
+            elif isinstance(error, Exception):
                 exchange.disconnected = True
             else:
-                exchange.outcome = Outcome.CANCELLED
+                exchange.outcome = cut_off_by(error)
         elif all_sent or (self.started and not exchange.body_expected()):
             self.exhausted()
         else:
             exchange.disconnected = True
+
+    def left(self) -> None:
+        """What was handed over last could not be sent: the client has left, perhaps before the first of it."""
+        exchange = self.exchange
+        exchange.disconnected = True
+        if exchange.response_bytes == len(exchange.response_head):
+            # It was the first part, and too small to have gone in pieces: not even the headers before it arrived.
+            exchange.response_started = exchange.response_complete = False
+            exchange.response_bytes, exchange.first_byte_ns = 0, None
 
     def finish(self) -> None:
         self.pipeline.close(self.exchange)
@@ -237,6 +251,8 @@ class _Call:
                 exchange.response_complete = error is None and not exchange.disconnected
                 if not exchange.response_complete:
                     exchange.response_bytes = 0  # how far the server got, it does not say
+                    if isinstance(error, SystemExit) and cut_off_by(error) is Outcome.TIMEOUT:
+                        exchange.outcome = Outcome.TIMEOUT
                 exchange.last_byte_ns = perf_counter_ns()
             finally:
                 try:
@@ -296,7 +312,7 @@ class _Body:
         finally:
             call.pipeline.leave(entered)
         try:
-            call.sent(len(item))
+            call.sent(item)
         except Exception as error:
             call.pipeline.failed("wsgi.body", error)
         return item
@@ -364,51 +380,68 @@ class _Input:
         return getattr(object.__getattribute__(self, "_input"), name)
 
     def read(self, *size: int | None) -> bytes | None:
-        try:
-            data: bytes | None = self._input.read(*size)
-        except OSError:
-            self._noted(b"", True)
-            raise
+        data: bytes | None = self._call(self._input.read, *size)
         asked = size[0] if size else None
         # PEP 3333 streams block until all that was asked for is there: less means that no more will come.
         self._noted(data, asked is None or asked < 0 or (data is not None and len(data) < asked))
         return data
 
     def readline(self, *size: int) -> bytes:
-        line: bytes = self._input.readline(*size)
+        line: bytes = self._call(self._input.readline, *size)
         self._noted(line, not line)
         return line
 
     def readlines(self, *hint: int) -> list[bytes]:
-        lines: list[bytes] = self._input.readlines(*hint)
+        lines: list[bytes] = self._call(self._input.readlines, *hint)
         self._noted(b"".join(lines), not hint)
         return lines
 
     def __iter__(self) -> Iterator[bytes]:
-        for line in self._input:
+        lines = iter(self._input)
+        while (line := self._call(next, lines, None)) is not None:
             self._noted(line, False)
             yield line
         self._noted(b"", True)
 
+    def _call(self, read: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return read(*arguments)
+        except Exception as error:
+            # A reset, or a chunk that never came. How the stream was called is no matter of the upload.
+            if not isinstance(error, TypeError | ValueError):
+                self._failed(self._exchange)
+            raise
+
+    def _failed(self, exchange: Exchange) -> None:
+        declared = exchange.declared_request_bytes
+        if not exchange.closed and (declared is None or exchange.request_bytes < declared):
+            exchange.upload_cut = True
+            exchange.request_complete = False
+
     def _noted(self, data: Any, ended: bool) -> None:
         try:
-            self._note(len(data) if data else 0, ended=ended)
+            self._note(data or b"", ended=ended)
         except Exception as error:
             self._exchange.pipeline.failed("wsgi.input", error)
 
-    def _note(self, size: int, *, ended: bool) -> None:
+    def _note(self, data: bytes, *, ended: bool) -> None:
         exchange = self._exchange
         if exchange.closed:
             return
-        exchange.request_bytes += size
+        exchange.request_bytes += len(data)
+        if exchange.body_digest is not None and data:
+            exchange.body_digest.feed(data)
         declared = exchange.declared_request_bytes
+        exchange.request_complete = ended if declared is None else exchange.request_bytes >= declared
         if declared is not None and (ended or exchange.upload_cut):
             exchange.upload_cut = exchange.request_bytes < declared
 
 
 def _observe_input(environ: Environ, exchange: Exchange) -> None:
     # Only where a body was announced: a GET keeps the server's own object.
-    if (exchange.declared_request_bytes or environ.get("HTTP_TRANSFER_ENCODING")) and "wsgi.input" in environ:
+    if not (exchange.declared_request_bytes or environ.get("HTTP_TRANSFER_ENCODING")):
+        exchange.request_complete = True
+    elif "wsgi.input" in environ:
         environ["wsgi.input"] = _Input(environ["wsgi.input"], exchange)
 
 
@@ -421,6 +454,7 @@ def _read_environ(environ: Environ, carrier_keys: tuple[tuple[str, str], ...]) -
         # PEP 3333 hands bytes over as latin-1.
         path = path.encode("latin-1", "replace").decode("utf-8", "replace")
     exchange = Exchange("http", original, path)
+    exchange.request = environ
     if original not in HTTP_METHODS:
         exchange.method = OTHER_METHOD
         exchange.method_original = str(original)[:64]

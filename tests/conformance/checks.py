@@ -120,6 +120,47 @@ def app_lines(*events: str) -> Callable[[Seen], None]:
     return named("app_lines", claim)
 
 
+def found(finding: str, **facts: Any) -> Callable[[Seen], None]:
+    """The evidence of this finding holds exactly these values; a function is asked about its value."""
+
+    def claim(seen: Seen) -> None:
+        evidence = seen.evidence().get(finding, {})
+        wrong = {
+            key: evidence.get(key)
+            for key, value in facts.items()
+            if not (value(evidence.get(key)) if callable(value) else evidence.get(key) == value)
+        }
+        assert not wrong, f"evidence has {wrong} of {evidence}, expected {facts}"
+
+    return named("found", claim)
+
+
+def kind_counted(metric: str, kind: str) -> Callable[[Seen], None]:
+    """The finding's own counter moved by one, under this kind and the request's route."""
+
+    def claim(seen: Seen) -> None:
+        counted = dict(seen.change.kinds(metric))
+        expected = {(kind, seen.line["http_route"]): 1}
+        assert counted == expected, f"{metric}: {counted}, expected {expected}"
+
+    return named("kind_counted", claim)
+
+
+def kinds_counted_none(metric: str) -> Callable[[Seen], None]:
+    def claim(seen: Seen) -> None:
+        assert not seen.change.kinds(metric), f"{metric}: {dict(seen.change.kinds(metric))}, expected nothing"
+
+    return named("kinds_counted_none", claim)
+
+
+def invariant_counted(name: str, result: str) -> Callable[[Seen], None]:
+    def claim(seen: Seen) -> None:
+        counted = {key: number for key, number in seen.change.invariants().items() if number}
+        assert counted == {(name, result): 1}, f"invariants {counted}, expected {name} {result} once"
+
+    return named("invariant_counted", claim)
+
+
 def reply_is(body: bytes) -> Callable[[Seen], None]:
     """What the client got is what the app sends without us."""
 

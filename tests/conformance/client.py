@@ -21,7 +21,8 @@ TIMEOUT_S = 10.0
 class Reply:
     """What the client itself saw of one request; status None when it did not wait for an answer.
 
-    `route` is for a case whose requests go to different routes: it stands for the expectation's.
+    `route` is for a case whose requests go to different routes: it stands for the expectation's. `earlier` marks a
+    request that only prepares what the case is about.
     """
 
     request_id: str
@@ -31,6 +32,7 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
     started_ns: int = 0
     route: str | None = None
+    earlier: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -118,11 +120,18 @@ class Caller:
     """Hands one case its client. Every request is known by an X-Request-ID of its own."""
 
     def __init__(
-        self, port: int, http: httpx.Client, target_id: str, wait_for_event: Callable[[str], None]
+        self,
+        port: int,
+        http: httpx.Client,
+        target_id: str,
+        wait_for_event: Callable[[str], None],
+        wait_for_record: Callable[[str], None],
     ) -> None:
-        """`wait_for_event` returns once the app has logged this event."""
+        """`wait_for_event` returns once the app has logged this event, `wait_for_record` once this request's record
+        has closed: under WSGI that is some time after its client has had the answer."""
         self.port = port
         self.wait_for_event = wait_for_event
+        self.wait_for_record = wait_for_record
         self._http = http
         self._ids = (f"{target_id}-{uuid.uuid4().hex[:12]}-{number}" for number in itertools.count())
 
@@ -142,12 +151,17 @@ class Caller:
         content: bytes | Iterable[bytes] | None = None,
         request_id: str | None = None,
         send_id: bool = True,
+        client: str | None = None,
         facts: Mapping[str, Any] | None = None,
+        earlier: bool = False,
     ) -> Reply:
-        """An ordinary request on a connection of its own, read to the end whatever it becomes."""
+        """An ordinary request on a connection of its own, read to the end whatever it becomes.
+
+        `client` is who asks (the User-Agent); by default every request is another client's.
+        """
         request_id = request_id or self.new_id()
         known_by: dict[str, str | bytes] = {
-            "User-Agent": request_id,
+            "User-Agent": client or request_id,
             **({"X-Request-ID": request_id} if send_id else {}),
         }
         started_ns = time.time_ns()
@@ -172,6 +186,7 @@ class Caller:
             body,
             answered,
             started_ns=started_ns,
+            earlier=earlier,
             facts=facts or {},
         )
 
@@ -181,13 +196,15 @@ class Caller:
     def connect(self) -> Connection:
         return Connection(self.port)
 
-    def head_of(self, method: str, path: str, request_id: str, *more: str) -> bytes:
-        """A request head as bytes, `more` being whole header lines."""
+    def head_of(
+        self, method: str, path: str, request_id: str, *more: str, client: str | None = None
+    ) -> bytes:
+        """A request head as bytes, `more` being whole header lines and `client` who asks."""
         lines = [
             f"{method} {path} HTTP/1.1",
             "Host: 127.0.0.1",
             f"X-Request-ID: {request_id}",
-            f"User-Agent: {request_id}",
+            f"User-Agent: {client or request_id}",
             *more,
             "",
             "",

@@ -18,6 +18,10 @@ REQUEST_SIZE = "http_server_request_body_size_bytes"
 RESPONSE_SIZE = "http_server_response_body_size_bytes"
 ACTIVE = "http_server_active_requests"
 INTERNAL_ERRORS = "obskit_internal_errors_total"
+FINDINGS = "obskit_findings_total"
+DUPLICATES = "obskit_duplicate_requests_total"
+PARTIAL_WRITES = "obskit_partial_writes_total"
+INVARIANTS = "obskit_invariant_checks_total"
 
 # Buckets are left out but for exemplars: a page holds thousands, and the counts say the same.
 _READ = (
@@ -30,6 +34,10 @@ _READ = (
     ACTIVE,
     OUTCOMES,
     INTERNAL_ERRORS,
+    FINDINGS,
+    DUPLICATES,
+    PARTIAL_WRITES,
+    INVARIANTS,
 )
 _SAMPLE = re.compile(rf"^({'|'.join(_READ)})(?:\{{(.*)\}})? (\S+)", re.M)
 _EXEMPLAR = re.compile(rf'^{DURATION}_bucket\{{(.*)\}} \S+ # \{{.*?trace_id="([0-9a-f]{{32}})"', re.M)
@@ -104,6 +112,22 @@ class Change:
 
     def response_bytes(self) -> int:
         return int(sum(value for _, value in self._of(f"{RESPONSE_SIZE}_sum")))
+
+    def findings(self) -> Counter[tuple[str, str]]:
+        """How many findings were counted, by (finding, route)."""
+        return Counter(
+            {(labels["finding"], labels["http_route"]): int(v) for labels, v in self._of(FINDINGS)}
+        )
+
+    def kinds(self, metric: str) -> Counter[tuple[str, str]]:
+        """What a finding's own counter counted, by (kind, route)."""
+        return Counter({(labels["kind"], labels["http_route"]): int(v) for labels, v in self._of(metric)})
+
+    def invariants(self) -> Counter[tuple[str, str]]:
+        """How many assumptions were checked, by (name, result)."""
+        return Counter(
+            {(labels["invariant"], labels["result"]): int(v) for labels, v in self._of(INVARIANTS)}
+        )
 
     def left_active(self) -> int:
         """How many more requests are in flight than before."""

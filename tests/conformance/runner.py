@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,8 @@ class Running:
         self.target = target
         self.sink = sink
         self.http = http
+        state_dir = log_dir / f"state-{target.id}"
+        state_dir.mkdir(exist_ok=True)
         self.server = Server(
             target.server,
             target.app,
@@ -40,6 +44,8 @@ class Running:
                 "OTEL_BSP_SCHEDULE_DELAY": "50",
                 "CONFORMANCE_KIND": target.kind,
                 "CONFORMANCE_INSTALL": target.install,
+                # What this server's workers remember of earlier requests is no other server's affair.
+                "OBSKIT_STATE_DIR": str(state_dir),
             },
         )
         self.server.start()
@@ -64,6 +70,9 @@ class Running:
         __tracebackhide__ = True
         expect = case.expected(self.target)
         before = self.before()
+        if case.prepare is not None:
+            self._prepare(case.prepare)
+            before = scrape(self.http, self.server.port)
         since = self.server.mark()
         self._last = None  # until this case has gone well, its leftovers are no fault of the next one
         played = case.act(self._caller(since))
@@ -78,11 +87,22 @@ class Running:
         self._last = last
         self._only_json_on_stdout()
 
+    def _prepare(self, prepare: Callable[[Caller], int]) -> None:
+        since = self.server.mark()
+        left, number = prepare(self._caller(since)), itertools.count(1)
+        # A request is counted before its line is written.
+        self.server.wait_for_line(
+            lambda line: line.get("event") == CANONICAL and next(number) == left, WAIT_S, since=since
+        )
+
     def _caller(self, since: int) -> Caller:
         def wait_for_event(event: str) -> None:
             self.server.wait_for_line(lambda line: line.get("event") == event, WAIT_S, since=since)
 
-        return Caller(self.server.port, self.http, self.target.id, wait_for_event)
+        def wait_for_record(request_id: str) -> None:
+            self._canonical_line(request_id, since)
+
+        return Caller(self.server.port, self.http, self.target.id, wait_for_event, wait_for_record)
 
     def _only_json_on_stdout(self) -> None:
         """The server's own loggers go through the same pipeline, its start included."""
@@ -103,7 +123,8 @@ class Running:
                 for other in self.server.lines[since:]
                 if other.get("event") != CANONICAL and reply.request_id in str(other.get("event"))
             ]
-            own = replace(expect, route=render(reply.route, self.target.kind)) if reply.route else expect
+            own = expect.of_reply(reply)
+            own = replace(own, route=render(own.route, self.target.kind))
             requests.append(Seen(reply, line, span, everything, of_app, change, own, self.target.server))
         routes = {line.get("http_route", "") for line in seen_lines}
         exemplars = exemplar_trace_ids(self.http, self.server.port, routes)

@@ -17,10 +17,12 @@ from .model import UNMATCHED, Expect
 SAME_S = 0.001
 
 CANONICAL = "http.request"
+FINDING_EVENT = "obskit.finding"
+EVIDENCE_PREFIX = "obskit.finding.evidence."
 CANONICAL_KEYS = frozenset(
     "timestamp level event logger service_name service_version deployment_environment trace_id span_id "
     "request_id http_request_method http_route url_path http_response_status_code outcome duration_s "
-    "ttfb_s request_bytes response_bytes client_address user_agent worker_pid".split()
+    "ttfb_s request_bytes response_bytes client_address user_agent worker_pid findings".split()
 )
 
 
@@ -37,6 +39,10 @@ class Seen:
     expect: Expect
     server: str
 
+    def evidence(self) -> dict[str, dict[str, Any]]:
+        """By finding, as the line tells it; a request of the suite meets no finding twice."""
+        return dict(self.line.get("evidence") or {})
+
     def as_line(self) -> dict[str, Any]:
         line = self.line
         return {
@@ -44,6 +50,7 @@ class Seen:
             "method": line.get("http_request_method"),
             "status": line.get("http_response_status_code"),
             "outcome": line.get("outcome"),
+            "findings": line.get("findings"),
             "trace_id": line.get("trace_id"),
             "duration_s": line.get("duration_s"),
         }
@@ -56,6 +63,7 @@ class Seen:
             "method": attributes.get("http.request.method"),
             "status": attributes.get("http.response.status_code"),
             "outcome": attributes.get("obskit.outcome"),
+            "findings": list(attributes.get("obskit.findings", ())),
             "trace_id": self.span.trace_id,
             "duration_s": self.span.duration_s,
         }
@@ -67,6 +75,7 @@ class Seen:
             "method": expect.method,
             "status": expect.status,
             "outcome": expect.outcome,
+            "findings": expect.expected_findings(),
             "trace_id": "any, the same",
             "duration_s": "any, the same",
         }
@@ -89,6 +98,7 @@ class CaseSeen:
                 "route": "see below",
                 "requests": dict(requests),
                 "outcomes": dict(outcomes),
+                "findings": dict(self.change.findings()),
                 "duration_s": self.change.duration_sum(),
             }
         (outcome_route, outcome), *_ = outcomes
@@ -98,6 +108,7 @@ class CaseSeen:
             "method": method,
             "status": status if websocket else (int(status) if status else None),
             "outcome": outcome,
+            "findings": sorted(name for name, _ in self.change.findings().elements()),
             # Other requests left exemplars in other buckets; of one request there is at most one.
             "trace_id": next(iter(self.exemplars & {self.requests[0].line.get("trace_id")}), "no exemplar"),
             "duration_s": "not measured" if websocket else self.change.duration_sum(),
@@ -152,7 +163,7 @@ class CaseSeen:
     def _check_request(self, seen: Seen) -> None:
         line, span, expect, want = seen.line, seen.span, seen.expect, self._want
         in_line, in_span, expected = seen.as_line(), seen.as_span(), seen.as_expected()
-        for key in ("route", "method", "status", "outcome"):
+        for key in ("route", "method", "status", "outcome", "findings"):
             want(in_line[key] == expected[key], f"{key}: line {in_line[key]!r}, expected {expected[key]!r}")
             want(in_line[key] == in_span[key], f"{key}: line {in_line[key]!r}, span {in_span[key]!r}")
         want(line.get("span_id") == span.span_id, "span_id: the line names another span")
@@ -177,7 +188,40 @@ class CaseSeen:
                 (span.status_code == otlp.STATUS_ERROR) == failed,
                 f"span status {span.status_code} with a line of level {line.get('level')}",
             )
+        self._check_findings(seen)
         self._check_line(seen)
+
+    def _check_findings(self, seen: Seen) -> None:
+        """One span event per finding, and the line's evidence says what it says."""
+        want, told = self._want, seen.evidence()
+        want(
+            list(told) == seen.line.get("findings"),
+            f"evidence of {list(told)}, findings {seen.line['findings']}",
+        )
+        events = [event for event in seen.span.events if event.name == FINDING_EVENT]
+        want(
+            [event.attributes.get("obskit.finding.name") for event in events] == list(told),
+            f"span events {[event.attributes for event in events]}, findings {list(told)}",
+        )
+        for event in events:
+            facts = dict(told.get(str(event.attributes.get("obskit.finding.name")), {}))
+            for name in ("severity", "why"):
+                in_event = event.attributes.get(f"obskit.finding.{name}")
+                want(
+                    facts.pop(name, None) == in_event,
+                    f"{name} of the finding: span {in_event!r}, not the line's",
+                )
+            in_span = {
+                key.removeprefix(EVIDENCE_PREFIX): value
+                for key, value in event.attributes.items()
+                if key.startswith(EVIDENCE_PREFIX)
+            }
+            # A span attribute is text, a number or a truth value; what is more in the line is its JSON there.
+            in_line = {
+                key: json.dumps(value) if value is None or isinstance(value, list) else value
+                for key, value in facts.items()
+            }
+            want(in_span == in_line, f"evidence: span {in_span}, line {in_line}")
 
     def _check_line(self, seen: Seen) -> None:
         line, expect, reply, want = seen.line, seen.expect, seen.reply, self._want
@@ -214,6 +258,8 @@ class CaseSeen:
             change.outcomes() == outcomes,
             f"outcomes: metrics {dict(change.outcomes())}, lines {dict(outcomes)}",
         )
+        found = Counter((name, line["route"]) for line in lines for name in line["findings"] or ())
+        want(change.findings() == found, f"findings: metrics {dict(change.findings())}, lines {dict(found)}")
         measured = [seen for seen in self.requests if not seen.expect.websocket]
         counted = Counter(
             (v["route"], v["method"], "" if v["status"] is None else str(v["status"]))

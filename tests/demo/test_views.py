@@ -23,7 +23,7 @@ ROUTES = tuple(
     )
     for n in range(14)
 )
-REPORT = Report(30.0, 140, 7, 4.67, 0.05, 2, ROUTES)
+REPORT = Report(30.0, 140, 7, 4.67, 0.05, 2, ROUTES, {"soft_error": 2, "client_disconnect": 31})
 LINE = {"timestamp": "2026-01-02T03:04:05.678901Z", "level": "info", "http_route": "/a", "duration_s": 0.01}
 PICTURE = Picture(
     "flask", "gunicorn", 4711, "http://127.0.0.1:43210", URL, 72.0, REPORT, [LINE] * 9, Tally(sent=142), 140
@@ -52,6 +52,7 @@ def test_the_screen_fits_and_says_where_everything_is(width: int, height: int) -
         "Ctrl-C stops it",
         "5.0%",
         "sent 142",
+        "findings client_disconnect 31, soft_error 2",
     ):
         assert said in text
     assert text.count("03:04:05") in range(5, 7)
@@ -67,7 +68,7 @@ def test_a_low_screen_shows_the_busiest_routes_and_how_many_it_does_not() -> Non
     text = "\n".join(drawn(80, 24))
     assert ROUTES[13].route in text
     assert f"{ROUTES[1].route} " not in text
-    assert "and 7 more" in text
+    assert "and 8 more" in text
 
 
 def test_a_screen_before_the_first_request_is_no_error() -> None:
@@ -105,6 +106,11 @@ def test_with_json_stdout_stays_empty_until_the_end(capsys: pytest.CaptureFixtur
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.count(URL) == 1
+
+
+def test_the_summary_says_what_was_found() -> None:
+    assert "  findings since the start: client_disconnect 31, soft_error 2" in summary(RESULT)
+    assert RESULT.as_json()["findings"] == {"soft_error": 2, "client_disconnect": 31}
 
 
 def test_the_summary_says_that_the_numbers_agree() -> None:

@@ -119,6 +119,8 @@ def scraped(
             samples[f"{duration}_bucket", tuple(sorted((*labels, ("le", le))))] = float(number)
     for outcome, count in (("completed", ok), ("client_disconnect", left)):
         samples[names.OUTCOMES.name, (("http_route", route), ("outcome", outcome))] = float(count)
+    if left:
+        samples[names.FINDINGS.name, (("finding", "client_disconnect"), ("http_route", route))] = float(left)
     samples[names.ACTIVE_REQUESTS.name, (("http_request_method", "GET"),)] = float(in_flight)
     return samples
 
@@ -145,6 +147,7 @@ def test_the_window_covers_what_happened_in_it_and_the_rest_what_happened_ever()
     (route,) = window.routes
     assert route.p50_s == pytest.approx(0.01 + 0.99 * 0.5)
     assert route.other_outcomes == {"client_disconnect": 2}
+    assert window.findings == ever.findings == {"client_disconnect": 2}
     assert (ever.requests, ever.errors, watch.counted) == (500, 100, 500)
 
 

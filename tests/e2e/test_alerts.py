@@ -27,6 +27,7 @@ HELD = {alert.name for alert in alerts(DEFAULTS) if alert.hold}
 # Alerts that this run does not bring about. Their promtool tests show them firing and staying quiet.
 NOT_BROUGHT_ABOUT = {
     "ObskitCpuSaturated": "a core of its own for ten seconds is not to be had on a machine that runs other tests",
+    "ObskitServerTimeouts": "the worker that is ended takes its counters along, before anybody has scraped them",
 }
 
 only = pytest.mark.parametrize("name", EXPECTED)

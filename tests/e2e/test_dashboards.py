@@ -18,7 +18,18 @@ STEP_S = 5
 CHOICES = ("all", "one", "several")
 
 # (dashboard, title of panel or variable): why a query of it has no data in this run, and for which choices.
+_NO_FINDINGS = ("the shop, which is the one that is chosen, has no such finding", frozenset({"one"}))
 NO_DATA: dict[tuple[str, str], tuple[str, frozenset[str]]] = {
+    **dict.fromkeys(
+        (
+            ("obskit-silent-failures", "Findings over time"),
+            ("obskit-silent-failures", "Findings"),
+            ("obskit-silent-failures", "duplicate_request: by kind"),
+            ("obskit-silent-failures", "invariant_failed: held and failed"),
+            ("obskit-silent-failures", "partial_write: by kind"),
+        ),
+        _NO_FINDINGS,
+    ),
     ("obskit-telemetry", "Errors of obskit itself"): (
         "the shop, which is the one that is chosen, has none: that is how it should be",
         frozenset({"one"}),
@@ -33,7 +44,7 @@ def targets() -> tuple[Target, ...]:
 
 def chosen(story: Story, how: str) -> dict[str, Choice]:
     """What is chosen in the lists of a dashboard: All by its value, one entry, or several."""
-    shop, edge = (story.world.instance(name) for name in ("shop", "edge"))
+    shop, *others = (story.world.instance(name) for name in ("shop", "edge", "spare-edge", "mute"))
     if how == "all":
         return dict.fromkeys(("job", "instance", "http_route", "http_request_method"), ".*")
     if how == "one":
@@ -45,14 +56,16 @@ def chosen(story: Story, how: str) -> dict[str, Choice]:
             "http_request_method": ["GET"],
         }
     return {
-        "job": ["shop", "edge"],
-        "instance": [shop, edge],
+        "job": ["shop", "edge", "mute"],
+        "instance": [shop, *others],
         "http_route": [
             "/api/v1/orders",
             "/api/v1/orders/{order_id}",
             "/api/v1/fail",
             "/truncated",
             "/raised",
+            "/half",
+            "/checkout",
         ],
         "http_request_method": ["GET", "POST"],
     }

@@ -33,6 +33,9 @@ NOTHING_TO_FIND = {
     ("ObskitClientErrorSpike", "sum(rate(http_server_request_duration_seconds_count"): _NO_YESTERDAY,
     ("ObskitLogsSilent", "sum by (stage) (increase(obskit_internal_errors_total"): _CLEAN,
     ("ObskitLogsSilent", "sum by (reason) (increase(obskit_telemetry_dropped_total"): _CLEAN,
+    ("ObskitServerTimeouts", "sum by (http_route) (obskit_findings_total"): (
+        "the worker that is ended takes its counters along, so this run brings none about"
+    ),
     ("ObskitTrafficDrop", "topk(10, (job_route:http_server_requests:rate5m"): _NO_YESTERDAY,
 }
 

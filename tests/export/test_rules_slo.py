@@ -138,6 +138,7 @@ def test_every_family_has_a_group_named_after_its_file() -> None:
         "obskit-slo-means",
         "obskit-slo",
         "obskit-errors",
+        "obskit-findings",
         "obskit-presence",
         "obskit-process",
         "obskit-saturation",

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 import pytest
 
+from obskit import detectors
 from obskit.exchange import Outcome
 from obskit.export.links import dashboard_uid, runbook_panel_id
 from tests.grafana.dashboard_files import DASHBOARDS, GRAFANA, Json, all_panels, data_links, shipped
@@ -215,14 +216,37 @@ def test_every_text_panel_is_made_so() -> None:
 
 
 @pytest.mark.usefixtures("source")
-def test_every_outcome_that_no_status_tells_has_its_row() -> None:
+def test_every_finding_and_every_outcome_that_no_status_tells_has_its_row() -> None:
     from obskit_dashboards.boards.silent_failures import FAILURES  # type: ignore[import-not-found]
 
+    names = [failure.name for failure in FAILURES]
+    assert names == [*(detector.name for detector in detectors.shipped()), "unknown"]
     # A request that raised before its headers is answered with 500: that one is not silent.
     told = {Outcome.COMPLETED, Outcome.RAISED}
-    assert {failure.name for failure in FAILURES} == {outcome.value for outcome in set(Outcome) - told}
-    rows = {panel["title"].partition(":")[0] for panel in shipped()["obskit-silent-failures"]["panels"]}
-    assert {failure.name for failure in FAILURES} <= rows
+    found_as = {"truncated": "truncated_response"}
+    silent = {outcome.value for outcome in set(Outcome) - told}
+    assert {found_as.get(outcome, outcome) for outcome in silent} <= set(names)
+    rows = [
+        panel["title"] for panel in shipped()["obskit-silent-failures"]["panels"] if panel["type"] == "row"
+    ]
+    assert [row for row in rows if ": " in row] == [
+        f"{name}: why the status did not show it" for name in names
+    ]
+
+
+@pytest.mark.usefixtures("source")
+def test_every_detector_that_ships_is_told_what_to_do_about_and_no_other() -> None:
+    from obskit_dashboards.boards.silent_failures import DO
+
+    assert set(DO) == {detector.name for detector in detectors.shipped()}
+
+
+def test_the_row_of_a_finding_says_what_its_declaration_says() -> None:
+    panels = {panel["title"]: panel for panel in all_panels(shipped()["obskit-silent-failures"])}
+    for detector in detectors.shipped():
+        content = panels[f"{detector.name}: what it is"]["options"]["content"]
+        assert detector.help in content
+        assert detector.why in content
 
 
 def test_exceptions_lead_to_lines_that_name_the_class_with_its_module() -> None:

@@ -21,6 +21,7 @@ from obskit import names
 from obskit.export import objectives, rules
 from obskit.export.links import dashboard_uid
 from tests.grafana.runbooks import FOLDER, SECTIONS, Named, Runbook, runbook_queries, runbooks
+from tests.support.findings import write_findings
 from tests.support.ports import free_port
 
 GRAFANA = FOLDER.parent
@@ -186,6 +187,7 @@ def test_its_grep_lines_find_what_they_look_for_in_real_lines(
     runbook: Runbook, install: Callable[..., Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     _write_lines(install)
+    write_findings(install, tmp_path)
     (tmp_path / "app.log").write_text(capsys.readouterr().out)
     for block in runbook.blocks("console"):
         for line in block.splitlines():

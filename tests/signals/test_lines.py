@@ -301,7 +301,7 @@ def _ended() -> Exchange:
 
 def test_the_canonical_line_has_every_key_of_the_contract_in_its_order() -> None:
     line = read(FORMAT.canonical(_ended()))
-    assert list(line) == [key for key in CANONICAL_KEYS if key != "exception"]
+    assert list(line) == [key for key in CANONICAL_KEYS if key not in ("exception", "evidence")]
     assert (line["duration_s"], line["ttfb_s"], line["worker_pid"]) == (0.25, 0.1, 4711)
     assert (line["client_address"], line["user_agent"]) == (None, None)
 
@@ -320,7 +320,7 @@ def test_a_file_the_server_sent_whole_has_its_bytes() -> None:
     assert read(FORMAT.canonical(exchange))["response_bytes"] == 5
 
 
-@pytest.mark.parametrize("key", sorted(set(CANONICAL_KEYS) - {"exception"}))
+@pytest.mark.parametrize("key", sorted(set(CANONICAL_KEYS) - {"exception", "evidence"}))
 def test_a_bound_fact_does_not_replace_a_key_of_the_canonical_line(key: str) -> None:
     exchange = _ended()
     exchange.facts = {key: "theirs"}

@@ -17,7 +17,8 @@ import anyio
 from obskit.asgi import AsgiDoor
 from obskit.config import Config
 from obskit.context import current
-from obskit.exchange import Exchange
+from obskit.exchange import Exchange, Finding
+from obskit.findings import Detector, Judge
 from obskit.pipeline import Pipeline
 from obskit.wsgi import WsgiDoor
 
@@ -38,6 +39,8 @@ class Notes:
         self.stages: list[str] = []
         self.told: list[str] = []
         self.lost: list[tuple[str, str]] = []
+        self.counted: list[Any] = []
+        self.lines: list[tuple[Any, ...]] = []
         self.broken: set[str] = set()
 
     @property
@@ -95,9 +98,20 @@ class FakeTraces(FakeSignal):
         self.notes.called("traces.leave")
 
 
+class FakeMetrics(FakeSignal):
+    def count_finding(self, finding: Finding) -> None:
+        self.notes.called("metrics.finding")
+        self.notes.counted.append(finding)
+
+    def count_invariant(self, name: str, *, held: bool) -> None:
+        self.notes.called("metrics.invariant")
+        self.notes.counted.append((name, held))
+
+
 class FakeLogs(FakeSignal):
     def emit(self, *line: Any, **more: Any) -> None:
         self.notes.called("logs.emit")
+        self.notes.lines.append(line)
 
     def tell(self, stage: str, error: BaseException) -> None:
         self.notes.called("logs.tell")
@@ -127,15 +141,20 @@ def snapshot(exchange: Exchange) -> SimpleNamespace:
     return kept
 
 
-def make_pipeline(endpoints: Mapping[str, Any] | None = None, **options: Any) -> tuple[Pipeline, Notes]:
+def make_pipeline(
+    endpoints: Mapping[str, Any] | None = None,
+    detectors: Sequence[tuple[Detector, Judge | None]] = (),
+    **options: Any,
+) -> tuple[Pipeline, Notes]:
     notes = Notes()
     pipeline = Pipeline(
         Config(**options),
         FakeTraces("traces", notes),
-        FakeSignal("metrics", notes),
+        FakeMetrics("metrics", notes),
         FakeLogs("logs", notes),
         FakeReporter(notes),
         endpoints,
+        detectors,
     )
     return pipeline, notes
 

@@ -72,8 +72,13 @@ class Server:
         words = [word.format(bind=bind, port=self.port, app=app) for word in COMMANDS[server]]
         self.command = [sys.executable, "-m", words[0], *extra_args, *words[1:]]
         self.cwd = cwd
-        self.env = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
         log_dir.mkdir(parents=True, exist_ok=True)
+        own = {
+            "PYTHONUNBUFFERED": "1",
+            # What one server remembers of a request makes no duplicate of another test's.
+            "OBSKIT_STATE_DIR": str(log_dir.resolve()),
+        }
+        self.env = {**os.environ, **own, **(env or {})}
         self.stdout_path = log_dir / f"{server}-{self.port}.out"
         self.stderr_path = log_dir / f"{server}-{self.port}.err"
         self._process: subprocess.Popen[bytes] | None = None

@@ -95,22 +95,29 @@ class Traffic:
                     if self._sent > MAX_REQUESTS:
                         return
                     step = self._chance.choices(self.steps, [step.weight for step in self.steps])[0]
+                    sent = self._sent
             if self._stopped.wait(max(0.0, due - now)) or step is None:
                 continue
-            status = send(self._port, step)
+            # Each request is another customer's: nobody orders the same thing again and again.
+            status = send(self._port, step, user_agent=f"customer/{sent}")
             with self._lock:
                 self.counts[step.method, step.path, status] += 1
 
 
-def send(port: int, step: Step) -> int:
+def send(port: int, step: Step, *, user_agent: str = "traffic", cookie: str = "") -> int:
     """Send one request to loopback and read its answer to the end; the status, 0 when there was no whole answer."""
+    headers = {"User-Agent": user_agent}
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
     try:
         body = None if step.body is None else json.dumps(step.body).encode()
         connection.connect()
         if step.leaves:
             connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        connection.request(step.method, step.path, body, {"Content-Type": "application/json"} if body else {})
+        if body:
+            headers["Content-Type"] = "application/json"
+        if cookie:
+            headers["Cookie"] = cookie
+        connection.request(step.method, step.path, body, headers)
         response = connection.getresponse()
         if step.leaves:
             # The response holds the socket too; only when both let go is it closed, and reset.

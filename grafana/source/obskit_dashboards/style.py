@@ -71,6 +71,8 @@ LOST_EXPORTS = Thresholds(0.01, 0.1)
 INSTANCES = Thresholds(1, 1, falling=True)
 FILLED = Thresholds(0.7, 0.9)
 ANY_IS_BAD = Thresholds(0.5, 1)
+# Attempts per operation: at 2 obskit calls it a storm.
+AMPLIFIED = Thresholds(1.3, 2)
 
 
 def neutral() -> builders.ThresholdsConfig:

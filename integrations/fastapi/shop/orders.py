@@ -74,17 +74,22 @@ async def pay(request: Request, order_id: int, database: DatabaseDependency, tas
     order = await run_in_threadpool(load, database, order_id)
     if order.status == PAID:
         raise HTTPException(409, "already paid")
-    try:
-        # No session is open here: a slow gateway must not hold a database connection.
-        reference = f"fastapi-order-{order.id}"
-        charge_id = await request.app.state.gateway.charge(reference, order.amount_cents)
-    except Declined:
-        log.warning("payment.declined", amount_cents=order.amount_cents)
-        return JSONResponse({"status": "declined"}, 402)
-    except GatewayUnavailable:
-        log.exception("payment.gateway_unreachable", amount_cents=order.amount_cents)
-        raise HTTPException(502, "payment gateway unreachable") from None
-    if not await run_in_threadpool(mark_paid, database, order.id, charge_id):
+    # A charge without a paid order is the customer's money for nothing: whenever that happens, it is a finding.
+    with obskit.unit_of_work("payment", steps=["charge", "mark_paid"]) as work:
+        try:
+            # No session is open here: a slow gateway must not hold a database connection.
+            reference = f"fastapi-order-{order.id}"
+            charge_id = await request.app.state.gateway.charge(reference, order.amount_cents)
+        except Declined:
+            log.warning("payment.declined", amount_cents=order.amount_cents)
+            return JSONResponse({"status": "declined"}, 402)
+        except GatewayUnavailable:
+            log.exception("payment.gateway_unreachable", amount_cents=order.amount_cents)
+            raise HTTPException(502, "payment gateway unreachable") from None
+        work.done("charge")
+        won = await run_in_threadpool(mark_paid, database, order.id, charge_id)
+        work.done("mark_paid")
+    if not won:
         raise HTTPException(409, "already paid")
     log.info("order.paid", amount_cents=order.amount_cents, charge_id=charge_id)
     tasks.add_task(send_receipt, database, order.id)

@@ -17,6 +17,7 @@ from django.core.handlers.wsgi import WSGIHandler
 from django.core.signals import got_request_exception
 from django.urls import Resolver404, get_resolver, resolve
 
+from obskit.adapters import _django_sessions as sessions
 from obskit.asgi import AsgiDoor
 from obskit.context import current
 from obskit.pipeline import Pipeline
@@ -72,6 +73,10 @@ def attach(app: Any, pipeline: Pipeline) -> Any:
     else:
         door = _attach_wsgi(app, pipeline)
     got_request_exception.connect(_note_exception, dispatch_uid="obskit")
+    try:
+        sessions.watch(app, is_async=isinstance(app, ASGIHandler))
+    except Exception as error:  # a handler that is not built as we know it
+        pipeline.failed("adapter.session", error)
     app._obskit_door = door  # a second install of the handler itself gives back the same door
     return door
 
@@ -85,7 +90,11 @@ def _attach_wsgi(app: Any, pipeline: Pipeline) -> WsgiDoor:
     get_response = app.get_response
 
     def observed_get_response(request: Any) -> Any:
-        response = get_response(request)
+        try:
+            response = get_response(request)
+        except BaseException:
+            _note_route(request, None)  # the worker is stopped in the middle of a view
+            raise
         _note_route(request, response)
         return response
 

@@ -11,6 +11,7 @@ from flask.logging import default_handler
 from werkzeug.exceptions import MethodNotAllowed
 from werkzeug.routing import RequestRedirect, Rule
 
+from obskit.adapters import _flask_sessions as sessions
 from obskit.context import current
 from obskit.pipeline import Pipeline
 from obskit.wsgi import Environ, WsgiDoor
@@ -56,6 +57,9 @@ def attach(app: Any, pipeline: Pipeline) -> Any:
     # Not by looking at wsgi_app: the user may put middleware around it afterwards.
     setattr(app, _DOOR, True)
     flask.got_request_exception.connect(_note_exception, app)
+    # In front of the application's own functions, and behind them.
+    app.before_request_funcs.setdefault(None, []).insert(0, _before_request)
+    app.after_request_funcs.setdefault(None, []).insert(0, _after_request)
     return app
 
 
@@ -75,6 +79,26 @@ def _take_over_contrib_spans(app: Any) -> None:
             "do": "remove it: obskit opens the one SERVER span of each request",
         },
     )
+
+
+def _before_request() -> None:
+    """The route is named at once: a worker may be stopped in the middle of the request."""
+    exchange = current()
+    if exchange is None or exchange.closed:
+        return
+    try:
+        if exchange.http_route is None:
+            exchange.http_route = _template(flask.request)
+    except Exception as error:
+        exchange.pipeline.failed("adapter.route", error)
+    sessions.look(exchange)
+
+
+def _after_request(response: Any) -> Any:
+    exchange = current()
+    if exchange is not None and not exchange.closed:
+        sessions.note_ended(exchange)
+    return response
 
 
 def _route_of(environ: Environ) -> str | None:

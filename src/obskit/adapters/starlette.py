@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from starlette.applications import Starlette
 
+from obskit.adapters import _starlette_sessions as sessions
 from obskit.asgi import AsgiDoor, Scope
 from obskit.pipeline import Pipeline
 
@@ -52,9 +53,17 @@ def attach(app: Any, pipeline: Pipeline) -> Any:
     finder = RouteFinder(app.router)
     _silence_native_spans(app)
 
+    def route_of(scope: Scope, status: int | None) -> str | None:
+        sessions.note_ended(scope)
+        return finder(scope, status)
+
     def wrap(stack: Any) -> AsgiDoor:
         _silence_contrib_spans(stack)
-        return AsgiDoor(stack, pipeline, finder, scope_defaults=ONE_SERVER_SPAN)
+        try:
+            sessions.watch(stack)
+        except Exception as error:
+            pipeline.failed("adapter.session", error)
+        return AsgiDoor(stack, pipeline, route_of, scope_defaults=ONE_SERVER_SPAN)
 
     if app.middleware_stack is not None:
         app.middleware_stack = wrap(app.middleware_stack)

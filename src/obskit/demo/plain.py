@@ -66,6 +66,7 @@ def paragraph(picture: Picture) -> list[str]:
             f"errors {report.error_ratio:.1%}, in flight {report.in_flight}"
         ),
         *table(report),
+        *found(report),
         *("  ".join(short_form(line)) for line in picture.lines[-LINES_SHOWN:]),
     ]
 
@@ -82,6 +83,11 @@ def table(report: Report) -> list[str]:
     return rows
 
 
+def found(report: Report) -> list[str]:
+    """What the detectors found, in a line of its own; none for nothing."""
+    return [f"  findings since the start: {outcomes(report.findings)}"] if report.findings else []
+
+
 def outcomes(counts: dict[str, int]) -> str:
     """client_disconnect 3, raised 1"""
     return ", ".join(f"{name} {number}" for name, number in sorted(counts.items()))
@@ -96,5 +102,6 @@ def summary(result: Result) -> list[str]:
             f"{report.rate:.1f} requests/s, errors {report.error_ratio:.1%}"
         ),
         *table(report),
+        *found(report),
         f"{result.comparison()} The log has {result.lines_seen} canonical lines.",
     ]

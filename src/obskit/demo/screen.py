@@ -16,8 +16,8 @@ from obskit.demo.tail import Line, milliseconds, short_form
 from obskit.demo.watch import WINDOW_S, Report, RouteReport
 
 LINES_SHOWN = 6
-# Title, numbers, table head and its last row, two rules, the foot, and the blank lines between them.
-FIXED_ROWS = 11
+# Title, numbers, findings, table head and its last row, two rules, the foot, and the blank lines between them.
+FIXED_ROWS = 12
 NARROW_COLUMNS = 96
 LEVEL_STYLES = {
     "debug": "dim",
@@ -55,6 +55,7 @@ def render(picture: Picture, width: int, height: int) -> RenderableType:
     return Group(
         _title(picture),
         _numbers(picture),
+        _findings(picture.report),
         Text(),
         _routes(picture.report, room - lines, narrow),
         Text(),
@@ -98,6 +99,17 @@ def _numbers(picture: Picture) -> RenderableType:
         str(picture.counted),
         (f"   in the last {min(report.seconds, WINDOW_S):.0f} s", "dim"),
         no_wrap=True,
+    )
+
+
+def _findings(report: Report) -> RenderableType:
+    told = outcomes(report.findings)
+    return Text.assemble(
+        ("findings ", "dim"),
+        (told or "none", "yellow" if told else "dim"),
+        ("   since the start: what no status code shows" if told else "", "dim"),
+        no_wrap=True,
+        overflow="ellipsis",
     )
 
 

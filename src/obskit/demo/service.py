@@ -223,6 +223,8 @@ class Demonstration:
             "OBSKIT_SERVICE": f"{self.service.name}-shop",
             "OBSKIT_ENVIRONMENT": "demo",
             "OBSKIT_LOG_FORMAT": "json",
+            # What an earlier demonstration asked for is no request of this one's users.
+            "OBSKIT_STATE_DIR": str(self._database.parent),
             # One worker: /metrics then speaks for the whole service.
             "WEB_CONCURRENCY": "1",
             "SEED_DEMO_USER": "1",

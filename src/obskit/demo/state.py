@@ -72,6 +72,7 @@ class Result:
             "connections_failed": self.tally.not_connected,
             "errors": report.errors,
             "p95_s": {route.route: _finite(route.p95_s) for route in report.routes},
+            "findings": report.findings,
             "routes": [_route_json(route) for route in report.routes],
             "canonical_lines": self.lines_seen,
             "canonical_line": self.line,

@@ -125,6 +125,8 @@ class _User:
         self.random = chance
         self._traffic = traffic
         self._agent = chance.choice(_USER_AGENTS)
+        # As a proxy in front would tell them apart: else all of them are one client who repeats himself.
+        self._home = f"198.51.100.{chance.randint(1, 254)}"
         self._cookies: dict[str, str] = {}
 
     def send(self, request: Request) -> Answer | None:
@@ -175,7 +177,12 @@ class _User:
         return Answer(response.status, _json(response.read()))
 
     def _headers(self, request: Request) -> dict[str, str]:
-        headers = {"User-Agent": self._agent, "Accept": "*/*", "Connection": "close"}
+        headers = {
+            "User-Agent": self._agent,
+            "Accept": "*/*",
+            "Connection": "close",
+            "X-Forwarded-For": self._home,
+        }
         if request.content_type:
             headers["Content-Type"] = request.content_type
         if self._cookies:

@@ -20,7 +20,15 @@ Samples = dict[tuple[str, Labels], float]
 
 _DURATION_BUCKET = f"{names.REQUEST_DURATION.name}_bucket"
 _DURATION_COUNT = f"{names.REQUEST_DURATION.name}_count"
-_WATCHED = frozenset({_DURATION_BUCKET, _DURATION_COUNT, names.ACTIVE_REQUESTS.name, names.OUTCOMES.name})
+_WATCHED = frozenset(
+    {
+        _DURATION_BUCKET,
+        _DURATION_COUNT,
+        names.ACTIVE_REQUESTS.name,
+        names.OUTCOMES.name,
+        names.FINDINGS.name,
+    }
+)
 
 _SAMPLE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+-?\d+)?\s*$")
 _LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
@@ -102,6 +110,8 @@ class Report:
     error_ratio: float
     in_flight: int
     routes: tuple[RouteReport, ...]
+    findings: dict[str, int] = field(default_factory=dict)
+    """What the detectors found since the start, by name."""
 
 
 def summarise(increase: Mapping[tuple[str, Labels], float], since_start: Samples, seconds: float) -> Report:
@@ -111,6 +121,7 @@ def summarise(increase: Mapping[tuple[str, Labels], float], since_start: Samples
     methods: dict[str, set[str]] = defaultdict(set)
     buckets: dict[str, dict[float, float]] = defaultdict(lambda: defaultdict(float))
     outcomes: dict[str, dict[str, int]] = defaultdict(dict)
+    findings: dict[str, int] = defaultdict(int)
     in_flight = 0.0
     for (name, labels), value in increase.items():
         of = dict(labels)
@@ -127,6 +138,8 @@ def summarise(increase: Mapping[tuple[str, Labels], float], since_start: Samples
             methods[of["http_route"]].add(of["http_request_method"])
         elif name == names.OUTCOMES.name and of["outcome"] != "completed" and value > 0:
             outcomes[of["http_route"]][of["outcome"]] = int(value)
+        elif name == names.FINDINGS.name and value > 0:
+            findings[of["finding"]] += int(value)
         elif name == names.ACTIVE_REQUESTS.name:
             in_flight += value
     span = max(seconds, 1e-9)
@@ -146,7 +159,9 @@ def summarise(increase: Mapping[tuple[str, Labels], float], since_start: Samples
     )
     total, failed = sum(requests.values()), sum(errors.values())
     ratio = failed / total if total else 0.0
-    return Report(seconds, int(total), int(failed), total / span, ratio, int(in_flight), routes)
+    return Report(
+        seconds, int(total), int(failed), total / span, ratio, int(in_flight), routes, dict(findings)
+    )
 
 
 class Watch:

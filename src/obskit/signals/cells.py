@@ -28,7 +28,17 @@ from obskit.names import OVERFLOW, Metric
 # Labels whose values come from code we do not own: at the series limit they are counted under 'other'. The rest
 # (method, status, outcome, level ...) is bounded by definition.
 _Lock = AbstractContextManager[Any]
-_OPEN_LABELS = frozenset({"http_route", "exception_type", "error_type", "stage", "reason", "metric"})
+_OPEN_LABELS = frozenset(
+    {
+        "http_route",
+        "exception_type",
+        "error_type",
+        "stage",
+        "reason",
+        "metric",
+        "invariant",
+    }
+)
 
 
 class Histogram:

@@ -52,6 +52,8 @@ class Renderer:
         fields: dict[str, Any] = {"route": exchange.http_route}
         if exchange.outcome != "completed":
             fields["outcome"] = str(exchange.outcome)
+        if exchange.findings:
+            fields["findings"] = ", ".join(dict.fromkeys(one.finding for one in exchange.findings))
         return self.line(exchange.level, asked, "http.request", exchange, {**fields, **extra})
 
 

@@ -11,7 +11,7 @@ from json.encoder import encode_basestring
 from time import time
 from typing import Any, Final
 
-from obskit.exchange import Exchange
+from obskit.exchange import Exchange, Finding
 from obskit.names import CANONICAL_EVENT, CANONICAL_KEYS
 from obskit.redact import REDACTED
 from obskit.signals.writer import MAX_LINE_BYTES
@@ -169,7 +169,8 @@ class LineFormat:
                 f'"ttfb_s":{"null" if first_byte is None else f"{first_byte:.6f}"},'
                 f'"request_bytes":{exchange.request_bytes},"response_bytes":{sent},'
                 f'"client_address":{quote_or_null(exchange.client_address, limit)},'
-                f'"user_agent":{quote_or_null(exchange.user_agent, limit)},"worker_pid":{self.pid}'
+                f'"user_agent":{quote_or_null(exchange.user_agent, limit)},"worker_pid":{self.pid},'
+                f'"findings":{finding_names(exchange) if exchange.findings else "[]"}'
             )
 
         return self._whole(head, own_fields(exchange), exchange.facts, _CANONICAL_KEYS)
@@ -216,12 +217,39 @@ def _too_long(text: str, limit: int) -> bool:
 
 
 def own_fields(exchange: Exchange) -> dict[str, Any]:
-    """What only some canonical lines have beside facts: the exception that ended the request."""
-    return {} if exchange.exception is None else {"exception": exception_of(exchange.exception)}
+    """What only some canonical lines have beside facts: the exception that ended the request, and its findings."""
+    own: dict[str, Any] = {}
+    if exchange.exception is not None:
+        own["exception"] = exception_of(exchange.exception)
+    if exchange.findings:
+        own["evidence"] = evidence_of(exchange.findings)
+    return own
+
+
+def finding_names(exchange: Exchange) -> str:
+    """The names of the findings as JSON, each once."""
+    return json.dumps(list(dict.fromkeys(one.finding for one in exchange.findings)), separators=(",", ":"))
+
+
+def evidence_of(findings: tuple[Finding, ...]) -> dict[str, Any]:
+    """By finding: severity, why no status told, and the facts; a finding met twice has the facts of each in a list."""
+    told: dict[str, Any] = {}
+    for one in findings:
+        facts = {"severity": one.severity, "why": one.why, **one.evidence}
+        if one.times > 1:
+            facts["times"] = one.times
+        known = told.get(one.finding)
+        if known is None:
+            told[one.finding] = facts
+        elif isinstance(known, list):
+            known.append(facts)
+        else:
+            told[one.finding] = [known, facts]
+    return told
 
 
 BASE_KEYS: Final = frozenset(
     {"timestamp", "level", "event", "logger", "service_name", "service_version", "deployment_environment"}
     | {"trace_id", "span_id", "request_id"}
 )
-_CANONICAL_KEYS: Final = frozenset(CANONICAL_KEYS) - {"exception"}
+_CANONICAL_KEYS: Final = frozenset(CANONICAL_KEYS) - {"exception", "evidence"}

@@ -45,6 +45,8 @@ class Logs:
         self._format = self._new_format()
         self._emitting = threading.local()
         self._stopped = False
+        self.listeners: tuple[Callable[[str], None], ...] = ()
+        """Who else hears each line of the application as JSON, whatever the form it is written in (tests)."""
         readable = config.log_format == "console" or (config.log_format == "auto" and self._writer.isatty())
         self._renderer = console.Renderer(is_secret) if readable else None
         structured.attach(self)
@@ -99,6 +101,8 @@ class Logs:
             else:
                 self._writer.write(self._format.line(level, event, logger, exchange, fields))
             self._metrics.log_record(level)
+            for hear in self.listeners:
+                hear(self._format.line(level, event, logger, exchange, fields))
         except Exception:
             self._metrics.internal_error("logs.emit")
             self._metrics.dropped("logs", "unprintable")
@@ -132,6 +136,7 @@ class Logs:
             "client_address": exchange.client_address,
             "user_agent": exchange.user_agent,
             "worker_pid": self._format.pid,
+            "findings": list(dict.fromkeys(one.finding for one in exchange.findings)),
             **own_fields(exchange),
         }
         for key, value in (exchange.facts or {}).items():

@@ -7,7 +7,7 @@ import platform
 from prometheus_client import CollectorRegistry
 
 from obskit import names
-from obskit.exchange import Exchange
+from obskit.exchange import Exchange, Finding
 from obskit.signals.cells import Histogram, HistogramFamily, Number, NumberFamily, Store
 from obskit.version import __version__
 
@@ -39,6 +39,13 @@ class Metrics:
         self._active: NumberFamily = numbers(names.ACTIVE_REQUESTS)
         self._outcomes = numbers(names.OUTCOMES)
         self._exceptions = numbers(names.EXCEPTIONS)
+        self._findings = numbers(names.FINDINGS)
+        self._invariant_checks = numbers(names.INVARIANT_CHECKS)
+        # The counters that findings have of their own, by name.
+        self._counted_too = {
+            metric.name: numbers(metric)
+            for metric in (names.DUPLICATE_REQUESTS, names.SESSIONS_LOST, names.PARTIAL_WRITES)
+        }
         self._log_records = numbers(names.LOG_RECORDS)
         self._exports = numbers(names.TELEMETRY_EXPORTS)
         self._dropped = numbers(names.TELEMETRY_DROPPED)
@@ -50,11 +57,14 @@ class Metrics:
             level: self._log_records.child(level)
             for level in ("debug", "info", "warning", "error", "critical")
         }
+        for reason in ("expired", "bad_signature", "missing"):
+            self._counted_too[names.SESSIONS_LOST.name].child(reason)
         for outcome in ("success", "failure"):
             self._exports.child("traces", outcome)
         self._cells: dict[tuple[str, str, int | None, str], tuple[Histogram, _RouteCells]] = {}
         self._route_cells: dict[tuple[str, str], _RouteCells] = {}
         self._outcome_cells: dict[tuple[str, str], Number] = {}
+        self._invariant_cells: dict[str, tuple[Number, Number]] = {}
         self.registry.register(self.store)
 
     def describe_app(self, service: str, version: str, environment: str, framework: str) -> None:
@@ -98,6 +108,27 @@ class Metrics:
         if exception is not None and isinstance(exception, Exception):
             handled = "true" if exchange.exception_handled else "false"
             self._exceptions.add(1, route, type(exception).__name__, handled)
+        for finding in exchange.findings:
+            self.count_finding(finding)
+
+    def count_finding(self, finding: Finding) -> None:
+        """Count one finding, in a request or outside of all."""
+        self._findings.add(1, finding.finding, finding.http_route)
+        family = self._counted_too.get(finding.metric)
+        if family is not None:
+            facts = {**finding.evidence, "http_route": finding.http_route}
+            family.add(1, *(str(facts.get(label, "")) for label in family.metric.labels))
+
+    def count_invariant(self, name: str, *, held: bool) -> None:
+        """Count one checked assumption; both results of a name are there from its first check."""
+        cells = self._invariant_cells.get(name)
+        if cells is None:
+            cells = (self._invariant_checks.child(name, "failed"), self._invariant_checks.child(name, "held"))
+            if len(self._invariant_cells) < self._invariant_checks.limit:
+                self._invariant_cells[name] = cells
+        cell = cells[held]
+        with self.store.lock:
+            cell.value += 1
 
     def _resolve(
         self, method: str, route: str, status: int | None, error_type: str

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from obskit import names
-from obskit.exchange import Exchange
+from obskit.exchange import Exchange, Finding
 from obskit.redact import REDACTED
 from obskit.signals import provider as providers
 from obskit.signals.lines import exception_of, plain
@@ -123,11 +123,27 @@ class Traces:
             attributes[names.ATTR_FACT_PREFIX + key] = (
                 REDACTED if secret else _attribute(value, self._is_secret)
             )
+        if exchange.findings:
+            attributes[names.ATTR_FINDINGS] = list(dict.fromkeys(one.finding for one in exchange.findings))
         span.set_attributes(attributes)
+        for finding in exchange.findings:
+            span.add_event(names.FINDING_EVENT, self._finding(finding))
         if isinstance(exchange.exception, Exception):
             span.add_event("exception", _exception(exchange.exception))
         if exchange.level == "error":
             span.set_status(_SERVER_ERROR)
+
+    def _finding(self, finding: Finding) -> dict[str, Any]:
+        attributes: dict[str, Any] = {
+            names.ATTR_FINDING: finding.finding,
+            names.ATTR_FINDING_SEVERITY: finding.severity,
+            names.ATTR_FINDING_WHY: finding.why,
+            names.ATTR_FINDING_TIMES: finding.times,
+        }
+        for key, value in finding.evidence.items():
+            shown = REDACTED if self._is_secret(key) else _attribute(value, self._is_secret)
+            attributes[names.ATTR_EVIDENCE_PREFIX + key] = shown
+        return attributes
 
     def flush(self, timeout_s: float) -> None:
         self._provider.flush(timeout_s)

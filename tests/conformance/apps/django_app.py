@@ -173,6 +173,25 @@ def truncated(request: Request) -> HttpResponse:
     return HttpResponse(shared.TRUNCATED, headers={"Content-Length": shared.TRUNCATED_DECLARES})
 
 
+@require_POST
+async def checkout(request: Request) -> HttpResponse:
+    status, takes_ms = shared.checkout(request.body)
+    await shared.aslow(takes_ms, request_id(request))
+    return JsonResponse({"ok": True}, status=status)
+
+
+def answers(request: Request, name: str) -> HttpResponse:
+    return JsonResponse(shared.ANSWERS[name], safe=False)
+
+
+def assume(request: Request, stock: int) -> HttpResponse:
+    return HttpResponse(shared.assume(stock))
+
+
+def work(request: Request, steps: int) -> HttpResponse:
+    return HttpResponse(shared.work(steps))
+
+
 urlpatterns = [
     path("hello", hello),
     path("orders/<int:order_id>", show_order),
@@ -200,6 +219,12 @@ urlpatterns = [
     path("logs", logs),
     path("threadpool", threadpool),
     path("truncated", truncated),
+    path("checkout", checkout),
+    path("refund", checkout),
+    path("answers/<name>", answers),
+    path("stock/<name>", answers),
+    path("assume/<int:stock>", assume),
+    path("work/<int:steps>", work),
 ]
 
 

@@ -205,6 +205,31 @@ async def truncated() -> Response:
     return Response(shared.TRUNCATED, headers={"Content-Length": shared.TRUNCATED_DECLARES})
 
 
+@app.post("/checkout")
+@app.post("/refund")
+async def checkout(request: Request, request_id: RequestId) -> Response:
+    status, takes_ms = shared.checkout(await request.body())
+    await shared.aslow(takes_ms, request_id)
+    return JSONResponse({"ok": True}, status)
+
+
+@app.api_route("/answers/{name}", methods=["GET", "HEAD"])
+@app.get("/stock/{name}")
+async def answers(name: str) -> Response:
+    return JSONResponse(shared.ANSWERS[name])
+
+
+# In the thread pool, as most endpoints of real services are: the finding must still reach its request.
+@app.get("/assume/{stock:int}")
+def assume(stock: int) -> Response:
+    return PlainTextResponse(shared.assume(stock))
+
+
+@app.get("/work/{steps:int}")
+def work(steps: int) -> Response:
+    return PlainTextResponse(shared.work(steps))
+
+
 @app.get("/lifespan", response_class=PlainTextResponse)
 async def lifespan_state(request: Request) -> str:
     return str(request.state.greeting)

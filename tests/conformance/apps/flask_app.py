@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import shared
-from flask import Blueprint, Flask, Response, redirect, request, send_file
+from flask import Blueprint, Flask, Response, jsonify, redirect, request, send_file
 from flask.views import MethodView
 from werkzeug.routing import BaseConverter
 
@@ -177,6 +177,34 @@ def threadpool() -> str:
 def truncated():
     # As a list: from bytes Werkzeug would set a Content-Length of its own.
     return Response([shared.TRUNCATED], headers={"Content-Length": shared.TRUNCATED_DECLARES})
+
+
+@app.post("/checkout")
+@app.post("/refund")
+def checkout():
+    status, takes_ms = shared.checkout(request.get_data())
+    shared.slow(takes_ms, request_id())
+    return {"ok": True}, status
+
+
+@app.get("/answers/<name>")
+def answers(name: str):
+    return jsonify(shared.ANSWERS[name])
+
+
+@app.get("/stock/<name>")
+def stock(name: str):
+    return jsonify(shared.ANSWERS[name])
+
+
+@app.get("/assume/<int:stock>")
+def assume(stock: int):
+    return shared.assume(stock)
+
+
+@app.get("/work/<int:steps>")
+def work(steps: int):
+    return shared.work(steps)
 
 
 app = shared.install(app, shared.wrap_wsgi)

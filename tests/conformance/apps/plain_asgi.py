@@ -164,6 +164,33 @@ async def truncated(request: Request) -> None:
     await request.part(shared.TRUNCATED)
 
 
+async def checkout(request: Request) -> None:
+    status, takes_ms = shared.checkout(await request.body())
+    await shared.aslow(takes_ms, request.id)
+    await request.text(b'{"ok": true}', status)
+
+
+refund = checkout
+
+
+async def answers(request: Request, name: str) -> None:
+    body = shared.as_json(shared.ANSWERS[name])
+    await request.start(200, [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))])
+    await request.part(b"" if request.method == "HEAD" else body)
+
+
+async def stock(request: Request, name: str) -> None:
+    await answers(request, name)
+
+
+async def assume(request: Request, stock: str) -> None:
+    await request.text(shared.assume(int(stock)))
+
+
+async def work(request: Request, steps: str) -> None:
+    await request.text(shared.work(int(steps)))
+
+
 async def no_end(request: Request) -> None:
     await request.start(200, [(b"content-type", b"text/plain")])
     await request.part(b"and then", more=True)

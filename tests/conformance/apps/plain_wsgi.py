@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from http import HTTPStatus
 from typing import Any
 
 import shared
@@ -143,6 +144,34 @@ def threadpool(environ: Environ) -> Answer:
 
 def truncated(environ: Environ) -> Answer:
     return "200 OK", [("Content-Length", shared.TRUNCATED_DECLARES)], [shared.TRUNCATED]
+
+
+def checkout(environ: Environ) -> Answer:
+    body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+    status, takes_ms = shared.checkout(body)
+    shared.slow(takes_ms, environ.get("HTTP_X_REQUEST_ID", ""))
+    return text(b'{"ok": true}', f"{status} {HTTPStatus(status).phrase}")
+
+
+refund = checkout
+
+
+def answers(environ: Environ, name: str) -> Answer:
+    body = shared.as_json(shared.ANSWERS[name])
+    headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+    return "200 OK", headers, [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+
+def stock(environ: Environ, name: str) -> Answer:
+    return answers(environ, name)
+
+
+def assume(environ: Environ, stock: str) -> Answer:
+    return text(shared.assume(int(stock)))
+
+
+def work(environ: Environ, steps: str) -> Answer:
+    return text(shared.work(int(steps)))
 
 
 def app(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:

@@ -153,6 +153,39 @@ async def aslow(ms: int, request_id: str) -> bytes:
     return b"slept"
 
 
+# -- what status does not show -----------------------------------------------------------------------
+
+ANSWERS = {
+    "error": {"error": "the warehouse did not answer", "items": []},
+    "nested": {"orders": [{"id": 7, "error": "the card was refused"}], "errors": [], "error": None},
+    "full": ["tea", "coffee"],
+    "empty": [],
+}
+STEPS = ("charge", "order", "mail")
+_failed_once: set[bytes] = set()
+
+
+def checkout(body: bytes) -> tuple[int, int]:
+    """The status to answer an order with, and the ms to take for it: as its own body asks for."""
+    order = json.loads(body)
+    if order.get("fails_once") and body not in _failed_once:
+        _failed_once.add(body)
+        return 503, 0
+    return order.get("status", 201), order.get("takes_ms", 0)
+
+
+def assume(stock: int) -> bytes:
+    held = obskit.invariant(stock > 0, "stock_left", stock=stock)
+    return b"held" if held else b"did not hold"
+
+
+def work(steps: int) -> bytes:
+    """A unit of work of which the first `steps` steps are done."""
+    with obskit.unit_of_work("checkout", steps=STEPS) as unit:
+        unit.done(*STEPS[:steps])
+    return b"%d" % steps
+
+
 # -- the routes of the two apps that have no router --------------------------------------------------
 
 PLAIN_ROUTES: tuple[tuple[str, str, str], ...] = (
@@ -180,6 +213,12 @@ PLAIN_ROUTES: tuple[tuple[str, str, str], ...] = (
     ("logs", "GET", "/logs"),
     ("threadpool", "GET", "/threadpool"),
     ("truncated", "GET", "/truncated"),
+    ("checkout", "POST", "/checkout"),
+    ("refund", "POST", "/refund"),
+    ("answers", "GET HEAD", "/answers/{name}"),
+    ("stock", "GET", "/stock/{name}"),
+    ("assume", "GET", "/assume/{stock:int}"),
+    ("work", "GET", "/work/{steps:int}"),
     ("no_end", "GET", "/no-end"),
     ("no_response", "GET", "/no-response"),
     ("lifespan", "GET", "/lifespan"),

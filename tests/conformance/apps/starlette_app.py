@@ -155,6 +155,24 @@ async def truncated(request: Request) -> Response:
     return Response(shared.TRUNCATED, headers={"Content-Length": shared.TRUNCATED_DECLARES})
 
 
+async def checkout(request: Request) -> Response:
+    status, takes_ms = shared.checkout(await request.body())
+    await shared.aslow(takes_ms, request_id(request))
+    return JSONResponse({"ok": True}, status)
+
+
+async def answers(request: Request) -> Response:
+    return JSONResponse(shared.ANSWERS[request.path_params["name"]])
+
+
+async def assume(request: Request) -> Response:
+    return PlainTextResponse(shared.assume(request.path_params["stock"]))
+
+
+async def work(request: Request) -> Response:
+    return PlainTextResponse(shared.work(request.path_params["steps"]))
+
+
 async def lifespan_state(request: Request) -> Response:
     return PlainTextResponse(request.state.greeting)
 
@@ -218,6 +236,12 @@ routes = [
     Route("/logs", logs),
     Route("/threadpool", threadpool),
     Route("/truncated", truncated),
+    Route("/checkout", checkout, methods=["POST"]),
+    Route("/refund", checkout, methods=["POST"]),
+    Route("/answers/{name}", answers),
+    Route("/stock/{name}", answers),
+    Route("/assume/{stock:int}", assume),
+    Route("/work/{steps:int}", work),
     Route("/lifespan", lifespan_state),
     WebSocketRoute("/ws/{room}", ws),
     WebSocketRoute("/ws-refused", ws_refused),

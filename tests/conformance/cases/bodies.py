@@ -23,7 +23,7 @@ CHUNKS_UNREAD = differs(
     "under WSGI Django reads no body without a Content-Length, which only waitress adds",
     checks=(checks.line_has(request_bytes=0), checks.reply_is(b'{"bytes": 0}')),
 )
-FRAMEWORK_RAISES = "a framework raises by itself when a view returns nothing: that is the case 'raise'"
+FRAMEWORK_RAISES = "a framework raises by itself when a view returns nothing, and answers 500"
 LENGTH_IS_CHECKED = differs(
     "the server raises into send() when the last body message comes too early",
     level="error",
@@ -90,6 +90,7 @@ CASES = [
             raises="ValueError",
             checks=(checks.error_type("ValueError"), checks.line_has(response_bytes=8)),
         ),
+        shows="raised_after_headers",
     ),
     Case(
         "stream_raises_before_its_first_part",
@@ -108,6 +109,7 @@ CASES = [
                 client_got=500,
             ),
         },
+        shows="raised_after_headers",
     ),
     Case(
         "server_sent_events",
@@ -121,6 +123,7 @@ CASES = [
         "file",
         lambda caller: caller.get("/file"),
         Expect("/file", checks=(checks.reply_is(FILE), checks.line_has(response_bytes=len(FILE)))),
+        shows="truncated_response",
     ),
     Case(
         "upload",
@@ -132,6 +135,7 @@ CASES = [
         lambda caller: caller.request("POST", "/upload", content=_parts(0)),
         Expect("/upload", method="POST", checks=(checks.line_has(request_bytes=1000),)),
         differs={"django-wsgi@gunicorn-sync": CHUNKS_UNREAD, "django-wsgi@gunicorn-gthread": CHUNKS_UNREAD},
+        shows="truncated_request",
     ),
     Case(
         "upload_slow",
@@ -152,6 +156,7 @@ CASES = [
         "upload_nobody_reads",
         lambda caller: caller.request("POST", "/ignore-body", content=b"x" * 10),
         Expect("/ignore-body", method="POST", status=202),
+        shows="truncated_request",
     ),
     Case(
         "after_the_response_slow",
@@ -161,11 +166,13 @@ CASES = [
             "/after-slow",
             checks=(checks.takes(0, 0.1),),
         ),
+        shows="background_failure",
     ),
     Case(
         "after_the_response_failing",
         lambda caller: caller.get("/after-fails"),
         Expect("/after-fails", level="error", raises="ValueError"),
+        shows="background_failure",
     ),
     Case(
         "shorter_than_declared",
@@ -178,6 +185,7 @@ CASES = [
             "gunicorn-uvicorn": LENGTH_IS_CHECKED,
             "hypercorn": LENGTH_IS_CHECKED,
         },
+        shows="truncated_response",
     ),
     Case(
         "no_last_body_message",
@@ -189,6 +197,7 @@ CASES = [
             "starlette": FRAMEWORK_RAISES,
             "django-asgi": FRAMEWORK_RAISES,
         },
+        shows="truncated_response",
     ),
     Case(
         "no_response",
@@ -201,6 +210,7 @@ CASES = [
             "django-wsgi": FRAMEWORK_RAISES,
             "flask": FRAMEWORK_RAISES,
         },
+        shows="no_response",
     ),
     Case(
         "two_on_one_connection",

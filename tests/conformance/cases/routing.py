@@ -59,6 +59,7 @@ CASES = [
         Expect(
             "/boom", status=500, outcome="raised", raises="ValueError", checks=(checks.error_type("500"),)
         ),
+        shows="raised_after_headers",
     ),
     Case("custom_exception_handler", lambda caller: caller.get("/teapot"), Expect("/teapot", status=418)),
     Case("redirect", lambda caller: caller.get("/redirect"), Expect("/redirect", status=302)),
@@ -77,6 +78,7 @@ CASES = [
         "head",
         lambda caller: caller.request("HEAD", "/hello"),
         Expect("/hello", method="HEAD", checks=(checks.no_body,)),
+        shows="truncated_response",
     ),
     Case(
         "options",
@@ -88,11 +90,13 @@ CASES = [
         "no_content",
         lambda caller: caller.get("/empty"),
         Expect("/empty", status=204, checks=(checks.no_body,)),
+        shows="no_response",
     ),
     Case(
         "not_modified",
         lambda caller: caller.get("/not-modified"),
         Expect("/not-modified", status=304, checks=(checks.no_body,)),
+        shows="truncated_response",
     ),
     Case(
         "unknown_method",

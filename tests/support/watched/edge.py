@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import resource
 from collections.abc import Awaitable, Callable
@@ -42,8 +43,10 @@ trace.set_tracer_provider(provider)
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
-async def start(send: Send, declared: int | None = None) -> None:
-    headers = [] if declared is None else [(b"content-length", b"%d" % declared)]
+async def start(send: Send, declared: int | None = None, content_type: str = "text/plain") -> None:
+    headers = [(b"content-type", content_type.encode())]
+    if declared is not None:
+        headers.append((b"content-length", b"%d" % declared))
     await send({"type": "http.response.start", "status": 200, "headers": headers})
 
 
@@ -76,6 +79,28 @@ async def cancelled(send: Send) -> None:
     assert task is not None
     task.cancel()
     await asyncio.sleep(0)
+
+
+async def after(send: Send) -> None:
+    await ok(send)
+    raise ConnectionRefusedError("no mail server")
+
+
+async def invariant(send: Send) -> None:
+    obskit.invariant(len(held) < 0, "stock_not_negative", stock=-1)
+    await ok(send)
+
+
+async def half(send: Send) -> None:
+    with obskit.unit_of_work("checkout", steps=["charge", "order"]) as work:
+        work.done("charge")
+    await ok(send)
+
+
+async def slowly(send: Send) -> None:
+    """Long enough for a second click."""
+    await asyncio.sleep(0.3)
+    await ok(send)
 
 
 async def boom(send: Send) -> None:
@@ -126,6 +151,12 @@ ROUTES = {
     "/raised": raised,
     "/nothing": nothing,
     "/cancelled": cancelled,
+    "/after": after,
+    "/invariant": invariant,
+    "/half": half,
+    "/checkout": slowly,
+    "/upload": ok,
+    "/own": ok,
     "/boom": boom,
     "/descriptors/hold": hold_descriptors,
     "/descriptors/release": release_descriptors,
@@ -143,7 +174,33 @@ async def serve(scope: dict[str, Any], receive: Any, send: Send) -> None:
     exchange = obskit.current()
     if exchange is not None:
         exchange.name_route(path)
-    await ROUTES.get(path, many)(send)
+    more = True
+    while more:
+        message = await receive()
+        more = message["type"] == "http.request" and message.get("more_body", False)
+    if path in BODIES:
+        await start(send, content_type="application/json")
+        await part(send, BODIES[path][scope["query_string"]])
+    else:
+        await ROUTES.get(path, many)(send)
 
 
-app = obskit.install(serve, service="edge", interface="asgi")
+# By query: what is answered when all is well, and what else can be asked for.
+BODIES = {
+    # Two kilobytes of items, a few bytes of them, or none.
+    "/page": {b"": json.dumps(["tea"] * 300).encode(), b"short": b'["tea"]', b"empty": b"[]"},
+    "/pay": {b"": b'{"paid":true}', b"refused": b'{"error":"no more money"}'},
+}
+
+
+def stale_price(exchange: obskit.Exchange) -> dict[str, str] | None:
+    return {"price": "of yesterday"} if exchange.url_path == "/own" else None
+
+
+OWN = obskit.Detector(
+    name="stale_price",
+    help="A price was shown that is not valid any more.",
+    why="An old price is a number like a new one.",
+    judge=stale_price,
+)
+app = obskit.install(serve, service="edge", interface="asgi", detectors=[OWN])

@@ -6,9 +6,12 @@ neither Alertmanager's inhibition nor the fault itself keeps the other's alerts 
 
 from __future__ import annotations
 
+import itertools
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -107,6 +110,18 @@ def all_gone(world: World) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def foreign_keys(world: World) -> Iterator[None]:
+    """Cookies that another worker signed, with a key of its own."""
+    port = world.servers["orders"].port
+
+    def visit(number: int) -> None:
+        send(port, Step("GET", "/me"), cookie=f"session=e30.aaaaaa.of-another-key-{number}")
+
+    with _every(0.25, visit):
+        yield
+
+
 # ---- on the service that is made for it -------------------------------------------------------------
 
 
@@ -114,6 +129,71 @@ def all_gone(world: World) -> Iterator[None]:
 def broken_responses(world: World) -> Iterator[None]:
     steps = [Step("GET", path) for path in ("/truncated", "/raised", "/nothing", "/cancelled")]
     with Traffic(world.servers["edge"].url, steps, per_s=4):
+        yield
+
+
+@contextmanager
+def silent_failures(world: World) -> Iterator[None]:
+    """Answers of status 200 that are not what they seem."""
+    steps = [Step("GET", path) for path in ("/after", "/invariant", "/half", "/own")]
+    with Traffic(world.servers["spare-edge"].url, steps, per_s=4):
+        yield
+
+
+@contextmanager
+def impatient_buyers(world: World) -> Iterator[None]:
+    """Each order is sent three times, before the first is answered."""
+    port = world.servers["mute"].port
+
+    def click(number: int) -> None:
+        step = Step("POST", "/checkout", body={"order": number})
+        with ThreadPoolExecutor(3) as clicks:
+            for _ in range(3):
+                clicks.submit(send, port, step)
+
+    with _every(0.2, click):
+        yield
+
+
+@contextmanager
+def refused_payments(world: World) -> Iterator[None]:
+    with Traffic(world.servers["mute"].url, [Step("GET", "/pay?refused")], per_s=3):
+        yield
+
+
+@contextmanager
+def bad_evening(world: World) -> Iterator[None]:
+    """All that troubles buyers, at once."""
+    with impatient_buyers(world), cut_uploads(world), refused_payments(world):
+        yield
+
+
+@contextmanager
+def cut_uploads(world: World) -> Iterator[None]:
+    port = world.servers["mute"].port
+
+    def upload(number: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.sendall(
+                b"POST /upload HTTP/1.1\r\nHost: edge\r\nContent-Length: 1000\r\n\r\na part of it"
+            )
+
+    with _every(0.25, upload):
+        yield
+
+
+@contextmanager
+def lost_items(world: World) -> Iterator[None]:
+    """The page is there, and most of what should be on it is not."""
+    with _asked(world.traffic["known"], "/page?short"):
+        yield
+
+
+@contextmanager
+def empty_page(world: World) -> Iterator[None]:
+    for _ in range(550):  # by which obskit learns that it never is
+        _tell(world.servers["mute"], "/page")
+    with _asked(world.traffic["known"], "/page?empty"):
         yield
 
 
@@ -206,6 +286,35 @@ def restart_loop(world: World) -> Iterator[None]:
         loop.join()
 
 
+@contextmanager
+def _asked(traffic: Traffic, path: str) -> Iterator[None]:
+    before, traffic.steps = traffic.steps, (Step("GET", path),)
+    try:
+        yield
+    finally:
+        traffic.steps = before
+
+
+@contextmanager
+def _every(seconds: float, do: Callable[[int], None]) -> Iterator[None]:
+    """Calls `do` with 0, 1, 2 and so on, at that pace, until the context is left."""
+    ended = threading.Event()
+
+    def run() -> None:
+        for number in itertools.count():
+            if ended.wait(seconds):
+                return
+            do(number)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 # ---- how ---------------------------------------------------------------------------------------------
 
 
@@ -286,6 +395,11 @@ TRACKS: tuple[tuple[Fault, ...], ...] = (
         ),
     ),
     (
+        Fault(
+            "foreign keys",
+            foreign_keys,
+            (alert("ObskitSessionsLost", job="orders", reason="bad_signature"),),
+        ),
         Fault("fewer customers", fewer_customers, (alert("ObskitTrafficDrop", job="orders"),)),
         Fault("no customers", no_customers, (alert("ObskitTrafficStopped", job="orders"),)),
         Fault("all gone", all_gone, (alert("ObskitServiceAbsent", job="orders"),)),
@@ -308,7 +422,38 @@ TRACKS: tuple[tuple[Fault, ...], ...] = (
         Fault("broken span processor", broken_span_processor, (alert("ObskitInternalErrors", job="edge"),)),
     ),
     (Fault("leak", leak, (alert("ObskitMemoryGrowth", job="edge"),)),),
-    (Fault("logs switched off", logs_switched_off, (alert("ObskitLogsSilent", job="mute"),)),),
+    (
+        # Before those that restart the process: it counts what these read, and learns what is usual.
+        Fault(
+            "bad evening",
+            bad_evening,
+            (
+                alert("ObskitDuplicateRequests", job="mute", http_route="/checkout"),
+                alert("ObskitRetryStorm", job="mute", http_route="/checkout"),
+                alert("ObskitTruncatedRequests", job="mute", http_route="/upload"),
+                alert("ObskitSoftErrors", job="mute", http_route="/pay"),
+            ),
+        ),
+        Fault(
+            "lost items",
+            lost_items,
+            (alert("ObskitResponseSizeCollapse", job="mute", http_route="/page"),),
+        ),
+        Fault("empty page", empty_page, (alert("ObskitEmptySuccess", job="mute", http_route="/page"),)),
+        Fault("logs switched off", logs_switched_off, (alert("ObskitLogsSilent", job="mute"),)),
+    ),
+    (
+        Fault(
+            "silent failures",
+            silent_failures,
+            (
+                alert("ObskitBackgroundFailures", job="edge", http_route="/after"),
+                alert("ObskitInvariantFailed", job="edge", invariant="stock_not_negative"),
+                alert("ObskitPartialWrites", job="edge", http_route="/half"),
+                alert("ObskitOwnFindings", job="edge", finding="stale_price", http_route="/own"),
+            ),
+        ),
+    ),
     (
         Fault("one instance down", one_instance_down, (alert("ObskitTargetDown", job="edge"),)),
         Fault("route for each path", route_for_each_path, (alert("ObskitCardinalityLimit", job="edge"),)),

@@ -49,8 +49,17 @@ HEALTHY = (
 # Only the FastAPI shop streams events: with a limit that an order of the past fulfils, they end by themselves.
 WITH_EVENTS = (*HEALTHY, Step("GET", f"{EVENTS}?after=0&limit=1", 24))
 CALM = (Step("GET", "/ok"),)
+# Routes with a past, so that a fault of theirs is news.
+KNOWN = (
+    Step("GET", "/page", 4),
+    Step("GET", "/pay"),
+    Step("POST", "/checkout", body={"order": 0}),
+    Step("POST", "/upload", body="all of it"),
+)
 EDGES = ("edge", "spare-edge", "leaky-edge")
 SHOP_PER_S, ORDERS_PER_S, EDGE_PER_S = 10.0, 6.0, 2.0
+PAGE_BYTES = 2_100
+KNOWN_PER_S = 4.0
 
 
 @dataclass(frozen=True)
@@ -110,6 +119,7 @@ def world(directory: Path) -> Iterator[World]:
             "shop": Traffic(shop.url, WITH_EVENTS, per_s=SHOP_PER_S, workers=4),
             "orders": Traffic(orders.url, HEALTHY, per_s=ORDERS_PER_S),
             **{name: Traffic(servers[name].url, CALM, per_s=EDGE_PER_S) for name in (*EDGES, "mute")},
+            "known": Traffic(servers["mute"].url, KNOWN, per_s=KNOWN_PER_S),
         }
         for one in traffic.values():
             services.enter_context(one)
@@ -168,4 +178,17 @@ def _past(targets: dict[str, list[str]]) -> list[Past]:
             past.append(
                 Past("http_server_request_duration_seconds_count", labels, per_s=round(per_s * share, 4))
             )
+    (mute,) = targets["mute"]
+    page = {"job": "mute", "instance": mute, "http_request_method": "GET", "http_route": "/page"}
+    size = "http_server_response_body_size_bytes"
+    past += [
+        Past(f"{size}_count", page, per_s=KNOWN_PER_S),
+        Past(f"{size}_sum", page, per_s=KNOWN_PER_S * PAGE_BYTES),
+    ]
+    # A double click now and then.
+    checkout = {"job": "mute", "instance": mute, "http_route": "/checkout"}
+    past += [
+        Past("obskit_http_server_outcomes_total", {**checkout, "outcome": "completed"}, per_s=0.5),
+        Past("obskit_findings_total", {**checkout, "finding": "duplicate_request"}, per_s=0.001),
+    ]
     return past

@@ -1,11 +1,11 @@
-"""Responses that a status code calls fine, or never calls anything: told by how requests really ended."""
+"""Responses that a status code calls fine, or never calls anything: told by how requests ended, and by their size."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from obskit.export.rules.model import Alert
-from obskit.export.rules.series import OUTCOMES, Series, rare
+from obskit.export.rules.series import OUTCOMES, REQUESTS, ROUTED, Series, ours, rare
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ SELDOM = (
 
 
 def alerts(series: Series) -> tuple[Alert, ...]:
-    return (_client_disconnects(), *(_seldom(one) for one in SELDOM))
+    return (_client_disconnects(), *(_seldom(one) for one in SELDOM), _size_collapse())
 
 
 def _seldom(one: _Seldom) -> Alert:
@@ -84,5 +84,34 @@ def _client_disconnects() -> Alert:
         dashboard="silent-failures",
         by=("job", "http_route"),
         hold="5m",
+        keep_firing="10m",
+    )
+
+
+def _size_collapse() -> Alert:
+    by = "sum by (job, http_route, http_request_method)"
+    size = "http_server_response_body_size_bytes"
+    sent, answers = f"{size}_sum{{<job>,{ROUTED}}}", f"{size}_count{{<job>,{ROUTED}}}"
+    good = f'{REQUESTS}{{<job>,{ROUTED},http_response_status_code=~"2.."}}'
+
+    def mean(window: str, offset: str = "") -> str:
+        return f"{by} (rate({sent}[{window}]{offset})) / ({by} (rate({answers}[{window}]{offset})) > 0)"
+
+    return Alert(
+        name="ObskitResponseSizeCollapse",
+        # Against the whole day before, so that no hour with large downloads makes the next one look small, and
+        # against the same half hour of yesterday, for what is large in the morning only. Answers without a body by
+        # design (304) and errors, which other alerts tell of, are no collapse: most answers must be successes.
+        expr=f"{mean('30m')} < 0.2 * ({mean('1d', ' offset 1h')} > 256) "
+        f"and {mean('30m')} < 0.2 * {mean('30m', ' offset 1d')} "
+        f"and {by} (increase({answers}[30m])) >= 20 "
+        f"and {by} (rate({good}[30m])) > 0.8 * {by} (rate({REQUESTS}{{<job>,{ROUTED}}}[30m])) {ours()}",
+        severity="warning",
+        summary="Answers of {{ $labels.http_route }} of {{ $labels.job }} have shrunk",
+        description="Successful answers to {{ $labels.http_request_method }} have {{ $value | humanize1024 }}B on "
+        "average, less than a fifth of what they had in the day before.",
+        dashboard="routes",
+        by=("job", "http_route", "http_request_method"),
+        hold="10m",
         keep_firing="10m",
     )

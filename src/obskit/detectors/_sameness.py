@@ -1,0 +1,96 @@
+"""What makes two requests the same one: the bytes that are hashed, and never kept."""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Any
+
+from obskit.exchange import Exchange
+
+BY_KEY = "idempotency_key"
+BY_CONTENT = "content"
+
+# Who asks, as far as a request says so. More would tell one browser's requests apart (a trace id does); fewer would
+# take two people behind one proxy for one.
+_WHO = frozenset({b"x-forwarded-for", b"forwarded", b"authorization", b"cookie", b"user-agent", b"host"})
+# A part of a file, or another form of the same page, is another question.
+_WHO_AND_WHAT = _WHO | {b"range", b"accept"}
+_KEY = b"idempotency-key"
+_BODY = Struct("<QI")
+
+
+def _environ_keys(names: frozenset[bytes]) -> tuple[str, ...]:
+    return (
+        "REMOTE_ADDR",
+        "QUERY_STRING",
+        *sorted("HTTP_" + name.decode("ascii").upper().replace("-", "_") for name in names),
+    )
+
+
+_WHO_KEYS = _environ_keys(_WHO)
+_WHO_AND_WHAT_KEYS = _environ_keys(_WHO_AND_WHAT)
+
+
+def page(exchange: Exchange) -> bytes | None:
+    """Who asks for what in a request without a body; None when that cannot be told."""
+    return _parts(exchange, _WHO_AND_WHAT, _WHO_AND_WHAT_KEYS)[0]
+
+
+def operation(exchange: Exchange) -> tuple[bytes | None, str]:
+    """Who wants what done, and by what it is known: the client's own key, or all of it.
+
+    The first is None when it cannot be told: without a key, what the application did not read cannot be compared.
+    """
+    data, key = _parts(exchange, _WHO, _WHO_KEYS)
+    if key:
+        return _keyed(exchange, key), BY_KEY
+    if data is None or not (exchange.request_complete or _bodiless(exchange)):
+        return None, BY_CONTENT
+    digest = exchange.body_digest
+    if digest is not None:
+        return data + _BODY.pack(digest.length, digest.checksum), BY_CONTENT
+    return (data if not exchange.request_bytes else None), BY_CONTENT
+
+
+def _parts(exchange: Exchange, names: frozenset[bytes], keys: tuple[str, ...]) -> tuple[bytes | None, Any]:
+    # One pass over the headers, as `Exchange.header` would make one for each.
+    request = exchange.request
+    if request is None:
+        return None, None
+    get = request.get
+    if "REQUEST_METHOD" in request:
+        parts = [get(key, "") for key in keys]
+        parts += exchange.method, exchange.url_path
+        return "\0".join(parts).encode("utf-8", "surrogatepass"), get("HTTP_IDEMPOTENCY_KEY")
+    headers = get("headers", ())
+    if hasattr(headers, "__next__"):  # readable only once, and that is the application's
+        return None, None
+    key = None
+    what = f"{exchange.method}\0{exchange.url_path}\0{exchange.client_address}"
+    kept = [what.encode("utf-8", "surrogatepass"), get("query_string", b"")]
+    for name, value in headers:
+        if name in names:
+            kept += (name, value)
+        elif name == _KEY:
+            key = value
+    return b"\0".join(kept), key
+
+
+def _keyed(exchange: Exchange, key: Any) -> bytes:
+    who = exchange.header("authorization") or exchange.header("cookie")
+    if who is None:
+        names = ("x-forwarded-for", "forwarded", "user-agent")
+        who = "\0".join([exchange.client_address or "", *(exchange.header(name) or "" for name in names)])
+    told = key.decode("latin-1") if isinstance(key, bytes) else str(key)
+    whole = "\0".join((BY_KEY, who, exchange.method, exchange.url_path, told))
+    return whole.encode("utf-8", "surrogatepass")
+
+
+def _bodiless(exchange: Exchange) -> bool:
+    # HTTP/1 (RFC 9112 §6.3): a request that announces no body has none, whether somebody looked or not.
+    return (
+        not exchange.declared_request_bytes
+        and not exchange.request_bytes
+        and (exchange.http_version or "").startswith("1")
+        and exchange.header("transfer-encoding") is None
+    )

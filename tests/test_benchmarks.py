@@ -1,0 +1,48 @@
+"""The benchmarks run, and measure every detector there is. What they say is for a quiet machine, not for a test."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from obskit.detectors import shipped
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_cost_of_every_detector_is_measured_beside_the_bare_app_and_the_signals_alone(
+    tmp_path: Path,
+) -> None:
+    figures = tmp_path / "figures.json"
+    command = [
+        sys.executable,
+        "benchmarks/detectors.py",
+        "--kinds",
+        "asgi",
+        "--rounds",
+        "2",
+        "--json",
+        str(figures),
+    ]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    written = json.loads(figures.read_text())
+    names = {detector.name for detector in shipped()}
+    variants = {"bare", "three signals, no detector", "all detectors"} | names
+    for method in ("GET", "POST"):
+        by_variant = written["kinds"]["asgi"][method]
+        assert set(by_variant) == variants
+        assert by_variant["bare"]["ratio"] == 1
+        assert by_variant["three signals, no detector"]["added_us"] > 0
+    assert set(written["memory_bytes"]) == names
+    assert all(f"\n{name:28}" in ran.stdout for name in names)
+
+
+def test_a_benchmark_that_is_not_there_is_told_apart_from_one_that_fails() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "nothing"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert ran.returncode == 2
+    assert "no benchmark nothing; there are: detectors" in ran.stderr
