@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import obskit
-from obskit import asgi, presence, wsgi
+from obskit import asgi, presence, wsgi, wsgi_input
 from obskit.asgi import AsgiDoor
 from obskit.wsgi import WsgiDoor
 from tests.support.recording import (
@@ -165,13 +165,13 @@ def test_a_rule_that_cannot_be_found_is_counted_and_the_request_is_unmatched() -
     ("owner", "helper", "stage"),
     [
         (wsgi, "_read_environ", "wsgi.open"),
-        (wsgi, "_observe_input", "wsgi.open"),
+        (wsgi, "observe_input", "wsgi.open"),
         (wsgi, "Exchange", "wsgi.open"),
         (wsgi._Call, "_note_start", "wsgi.start_response"),
         (wsgi._Call, "observed", "wsgi.body"),
         (wsgi._Call, "sent", "wsgi.body"),
         (wsgi._Call, "exhausted", "wsgi.body"),
-        (wsgi._Input, "_note", "wsgi.input"),
+        (wsgi_input.Input, "_note", "wsgi.input"),
     ],
 )
 def test_a_helper_of_the_wsgi_door_that_fails_is_counted_and_unseen(

@@ -11,7 +11,8 @@ from wsgiref.validate import validator
 
 import pytest
 
-from obskit.wsgi import MARK, WsgiDoor, _Input
+from obskit.wsgi import MARK, WsgiDoor
+from obskit.wsgi_input import Input
 from tests.support.recording import WsgiTalk, make_environ, make_pipeline, talk_wsgi
 
 TEXT = ("Content-Type", "text/plain")
@@ -182,7 +183,7 @@ def test_the_application_sees_the_servers_environ_itself_with_nothing_changed(en
     before = dict(given)
     talk_wsgi(WsgiDoor(app, make_pipeline()[0]), given)
     assert seen[0] is given
-    if isinstance(given["wsgi.input"], _Input):
+    if isinstance(given["wsgi.input"], Input):
         before["wsgi.input"] = given["wsgi.input"]
     assert {key: value for key, value in given.items() if key != MARK} == before
 

@@ -6,9 +6,9 @@ pass as they are. `MARK` in the scope keeps a nested install (a mounted applicat
 
 from __future__ import annotations
 
-from asyncio import get_running_loop
+from asyncio import get_running_loop, sleep
 from collections.abc import Awaitable, Callable, MutableMapping
-from time import perf_counter_ns
+from time import monotonic, perf_counter_ns
 from typing import Any
 
 from obskit.exchange import HEAD_BYTES, Exchange
@@ -52,6 +52,7 @@ class AsgiDoor:
         self.route_of = route_of
         self.answers_lifespan = answers_lifespan
         self.scope_defaults = scope_defaults
+        self._in_flight = 0
         self._carrier_headers = frozenset(name.encode("latin-1") for name in pipeline.carrier_headers)
 
     def __getattr__(self, name: str) -> Any:
@@ -82,6 +83,7 @@ class AsgiDoor:
             return
         pipeline = self.pipeline
         exchange = call.exchange
+        self._in_flight += 1
         entered = pipeline.enter(exchange)
         try:
             await self.app(scope, call.receive, call.send)
@@ -89,6 +91,7 @@ class AsgiDoor:
             call.raised(error)
             raise
         finally:
+            self._in_flight -= 1
             pipeline.leave(entered)
             self._finish(call, scope)
 
@@ -134,6 +137,7 @@ class AsgiDoor:
         async def flushing_send(message: Message) -> None:
             # uvicorn re-raises SIGTERM after this message and atexit never runs: it is the last chance to flush.
             if message.get("type", "").startswith("lifespan.shutdown."):
+                await self._settle()
                 self.pipeline.flush(FLUSH_TIMEOUT_S)
             await send(message)
 
@@ -145,9 +149,23 @@ class AsgiDoor:
             if message["type"] == "lifespan.startup":
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
+                await self._settle()
                 self.pipeline.flush(FLUSH_TIMEOUT_S)
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+
+    async def _settle(self) -> None:
+        """Let requests that the server has just cancelled end: their records are to be flushed, too.
+
+        Django needs some turns of the loop for that, and uvicorn ends the process right behind the lifespan.
+        """
+        try:
+            get_running_loop()
+        except RuntimeError:  # not asyncio (trio)
+            return
+        deadline = monotonic() + SETTLE_TIMEOUT_S
+        while self._in_flight and monotonic() < deadline:
+            await sleep(SETTLE_POLL_S)
 
     async def _answer(self, endpoint: Endpoint, scope: Scope, send: Send) -> None:
         headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope.get("headers", ())}
@@ -171,6 +189,8 @@ class AsgiDoor:
 
 # The collector may be away: give up after this many seconds rather than hold the server's shutdown.
 FLUSH_TIMEOUT_S = 2.0
+SETTLE_TIMEOUT_S = 0.5
+SETTLE_POLL_S = 0.005
 
 
 class _Call:

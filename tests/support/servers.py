@@ -143,6 +143,11 @@ class Server:
         if self._process is not None and self._process.poll() is not None:
             raise ServerError(self._report(f"ended with status {self._process.returncode}"))
 
+    def wait_for_exit(self, timeout_s: float = 30.0) -> int:
+        """The exit status of a server that was told to stop in a way of its own."""
+        assert self._process is not None, "the server was not started"
+        return self._process.wait(timeout_s)
+
     def stop(self, timeout_s: float = STOP_S) -> int | None:
         """SIGTERM to the server, SIGKILL to its whole session if it is not gone after `timeout_s`.
 

@@ -1,0 +1,87 @@
+"""wsgi.input as the application reads it: what an upload really held, seen from the side that reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from obskit.exchange import Exchange
+
+
+class Input:
+    """wsgi.input, counting what the application reads and noting an upload that ends before its length."""
+
+    __slots__ = ("_exchange", "_input")
+
+    def __init__(self, stream: Any, exchange: Exchange) -> None:
+        self._input = stream
+        self._exchange = exchange
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(object.__getattribute__(self, "_input"), name)
+
+    def read(self, *size: int | None) -> bytes | None:
+        data: bytes | None = self._call(self._input.read, *size)
+        asked = size[0] if size else None
+        # PEP 3333 streams block until all that was asked for is there: less means that no more will come.
+        self._noted(data, asked is None or asked < 0 or (data is not None and len(data) < asked))
+        return data
+
+    def readline(self, *size: int) -> bytes:
+        line: bytes = self._call(self._input.readline, *size)
+        self._noted(line, not line)
+        return line
+
+    def readlines(self, *hint: int) -> list[bytes]:
+        lines: list[bytes] = self._call(self._input.readlines, *hint)
+        self._noted(b"".join(lines), not hint)
+        return lines
+
+    def __iter__(self) -> Iterator[bytes]:
+        lines = iter(self._input)
+        while (line := self._call(next, lines, None)) is not None:
+            self._noted(line, False)
+            yield line
+        self._noted(b"", True)
+
+    def _call(self, read: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return read(*arguments)
+        except Exception as error:
+            # A reset, or a chunk that never came. How the stream was called is no matter of the upload.
+            if not isinstance(error, TypeError | ValueError):
+                self._failed(self._exchange)
+            raise
+
+    def _failed(self, exchange: Exchange) -> None:
+        declared = exchange.declared_request_bytes
+        if not exchange.closed and (declared is None or exchange.request_bytes < declared):
+            exchange.upload_cut = True
+            exchange.request_complete = False
+
+    def _noted(self, data: Any, ended: bool) -> None:
+        try:
+            self._note(data or b"", ended=ended)
+        except Exception as error:
+            self._exchange.pipeline.failed("wsgi.input", error)
+
+    def _note(self, data: bytes, *, ended: bool) -> None:
+        exchange = self._exchange
+        if exchange.closed:
+            return
+        exchange.request_bytes += len(data)
+        if exchange.body_digest is not None and data:
+            exchange.body_digest.feed(data)
+        declared = exchange.declared_request_bytes
+        exchange.request_complete = ended if declared is None else exchange.request_bytes >= declared
+        if declared is not None and (ended or exchange.upload_cut):
+            exchange.upload_cut = exchange.request_bytes < declared
+
+
+def observe_input(environ: dict[str, Any], exchange: Exchange) -> None:
+    """Watch the request body that this environ announces."""
+    # Only where a body was announced: a GET keeps the server's own object.
+    if not (exchange.declared_request_bytes or environ.get("HTTP_TRANSFER_ENCODING")):
+        exchange.request_complete = True
+    elif "wsgi.input" in environ:
+        environ["wsgi.input"] = Input(environ["wsgi.input"], exchange)

@@ -1,0 +1,81 @@
+"""A server that is stopped while a client waits: cancelled when it does not wait for the request, else completed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.targets import APPS
+from tests.support.otlp import SERVER, OtlpSink
+from tests.support.servers import Line, Server
+
+pytestmark = pytest.mark.e2e
+
+CONFORMANCE_APPS = Path(__file__).parents[1] / "conformance" / "apps"
+ASKED = "asked-while-stopping"
+IMPATIENT = ("--timeout-graceful-shutdown", "1")
+
+# The server, what it is started with, and the signal on which it does not wait for the last request.
+ASGI = [
+    (kind, "uvicorn", IMPATIENT, signal.SIGTERM)
+    for kind in ("fastapi", "starlette", "django-asgi", "plain-asgi")
+]
+WSGI = [(kind, "gunicorn-sync", (), signal.SIGQUIT) for kind in ("flask", "django-wsgi", "plain-wsgi")]
+
+
+def asked_and_stopped(
+    kind: str,
+    name: str,
+    extra: tuple[str, ...],
+    how: signal.Signals,
+    slow_ms: int,
+    sink: OtlpSink,
+    log_dir: Path,
+) -> Line:
+    """The canonical line of a request of `slow_ms` that runs while its server gets the signal `how`."""
+    env = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.url,
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+        "CONFORMANCE_KIND": kind,
+        "CONFORMANCE_INSTALL": "once",
+    }
+    server = Server(name, APPS[kind], cwd=CONFORMANCE_APPS, log_dir=log_dir, env=env, extra_args=extra)
+    with server, socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+        client.sendall(f"GET /slow/{slow_ms} HTTP/1.1\r\nHost: x\r\nX-Request-ID: {ASKED}\r\n\r\n".encode())
+        server.wait_for_line(lambda line: line.get("event") == f"note.before.stdlib {ASKED}")
+        os.kill(server.pid, how)
+        while client.recv(65536):  # until the server is done with us
+            pass
+        server.wait_for_exit()
+    (line,) = [
+        line for line in server.lines if line["event"] == "http.request" and line["request_id"] == ASKED
+    ]
+    return line
+
+
+@pytest.mark.parametrize(("kind", "name", "extra", "how"), [*ASGI, *WSGI])
+def test_a_request_that_its_server_does_not_wait_for_is_found_cancelled(
+    kind: str, name: str, extra: tuple[str, ...], how: signal.Signals, tmp_path: Path
+) -> None:
+    with OtlpSink() as sink:
+        line = asked_and_stopped(kind, name, extra, how, 20_000, sink, tmp_path)
+        assert (line["outcome"], line["findings"], line["level"]) == ("cancelled", ["cancelled"], "warning")
+        assert line["evidence"]["cancelled"]["by"] in ("CancelledError", "SystemExit")
+        assert 0 < line["evidence"]["cancelled"]["after_s"] < 20
+        span = sink.wait_for(trace_id=line["trace_id"], kind=SERVER)
+        assert [event.name for event in span.events] == ["obskit.finding"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "extra"), [(*one[:3],) for one in (ASGI[0], ASGI[3], WSGI[0], WSGI[2])]
+)
+def test_a_request_that_its_server_waits_for_is_no_finding(
+    kind: str, name: str, extra: tuple[str, ...], tmp_path: Path
+) -> None:
+    with OtlpSink() as sink:
+        line = asked_and_stopped(kind, name, extra, signal.SIGTERM, 300, sink, tmp_path)
+        assert (line["outcome"], line["findings"]) == ("completed", [])
