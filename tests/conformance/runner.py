@@ -41,7 +41,7 @@ class Running:
             env={
                 "OTEL_SERVICE_NAME": "conformance",
                 "OTEL_EXPORTER_OTLP_ENDPOINT": sink.url,
-                "OTEL_BSP_SCHEDULE_DELAY": "50",
+                "OTEL_BSP_SCHEDULE_DELAY": "10",
                 "CONFORMANCE_KIND": target.kind,
                 "CONFORMANCE_INSTALL": target.install,
                 # What this server's workers remember of earlier requests is no other server's affair.

@@ -254,7 +254,7 @@ def make(setting: Setting) -> Judge:
 DETECTOR = Detector(
     name="duplicate_request",
     help="The same client sent the same request again: clicked twice, loaded anew, or retried.",
-    why="Each of the requests has a status of its own; that they are one and the same intent none of them says.",
+    why="Each request has a status of its own, and none of them says that they were one and the same wish.",
     severity="warning",
     runbook="ObskitDuplicateRequests",
     make=make,
