@@ -224,7 +224,7 @@ urlpatterns = [
     path("answers/<name>", answers),
     path("stock/<name>", answers),
     path("assume/<int:stock>", assume),
-    path("work/<int:steps>", work),
+    path("unit-of-work/<int:steps>", work),
 ]
 
 

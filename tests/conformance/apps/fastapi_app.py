@@ -225,7 +225,7 @@ def assume(stock: int) -> Response:
     return PlainTextResponse(shared.assume(stock))
 
 
-@app.get("/work/{steps:int}")
+@app.get("/unit-of-work/{steps:int}")
 def work(steps: int) -> Response:
     return PlainTextResponse(shared.work(steps))
 

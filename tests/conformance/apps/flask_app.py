@@ -202,7 +202,7 @@ def assume(stock: int):
     return shared.assume(stock)
 
 
-@app.get("/work/<int:steps>")
+@app.get("/unit-of-work/<int:steps>")
 def work(steps: int):
     return shared.work(steps)
 

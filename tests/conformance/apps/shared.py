@@ -218,7 +218,7 @@ PLAIN_ROUTES: tuple[tuple[str, str, str], ...] = (
     ("answers", "GET HEAD", "/answers/{name}"),
     ("stock", "GET", "/stock/{name}"),
     ("assume", "GET", "/assume/{stock:int}"),
-    ("work", "GET", "/work/{steps:int}"),
+    ("work", "GET", "/unit-of-work/{steps:int}"),
     ("no_end", "GET", "/no-end"),
     ("no_response", "GET", "/no-response"),
     ("lifespan", "GET", "/lifespan"),

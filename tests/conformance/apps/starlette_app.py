@@ -241,7 +241,7 @@ routes = [
     Route("/answers/{name}", answers),
     Route("/stock/{name}", answers),
     Route("/assume/{stock:int}", assume),
-    Route("/work/{steps:int}", work),
+    Route("/unit-of-work/{steps:int}", work),
     Route("/lifespan", lifespan_state),
     WebSocketRoute("/ws/{room}", ws),
     WebSocketRoute("/ws-refused", ws_refused),

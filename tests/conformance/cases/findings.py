@@ -426,9 +426,9 @@ CASES = [
     ),
     Case(
         "work_done_in_part",
-        lambda caller: caller.get("/work/2"),
+        lambda caller: caller.get("/unit-of-work/2"),
         Expect(
-            "/work/{steps:int}",
+            "/unit-of-work/{steps:int}",
             findings=("partial_write",),
             checks=(
                 checks.found(
@@ -446,14 +446,14 @@ CASES = [
     ),
     Case(
         "work_done_in_whole",
-        lambda caller: caller.get("/work/3"),
-        Expect("/work/{steps:int}", checks=(checks.kinds_counted_none(PARTIAL_WRITES),)),
+        lambda caller: caller.get("/unit-of-work/3"),
+        Expect("/unit-of-work/{steps:int}", checks=(checks.kinds_counted_none(PARTIAL_WRITES),)),
         shows="partial_write",
     ),
     Case(
         "work_not_begun",
-        lambda caller: caller.get("/work/0"),
-        Expect("/work/{steps:int}", checks=(checks.kinds_counted_none(PARTIAL_WRITES),)),
+        lambda caller: caller.get("/unit-of-work/0"),
+        Expect("/unit-of-work/{steps:int}", checks=(checks.kinds_counted_none(PARTIAL_WRITES),)),
         shows="partial_write",
     ),
 ]
