@@ -199,7 +199,8 @@ def test_its_grep_lines_find_what_they_look_for_in_real_lines(
                     text=True,
                     timeout=30,
                 )
-                assert done.returncode == 0, f"{line}\n{done.stderr}"
+                # 128 and SIGPIPE: `head` had all it wanted before `sort` had written the rest.
+                assert done.returncode in ((0, 141) if "| head" in line else (0,)), f"{line}\n{done.stderr}"
                 assert done.stdout.strip() not in ("", "0"), line
 
 
