@@ -13,6 +13,7 @@ from pathlib import Path
 
 from obskit import names
 from obskit.config import Config
+from obskit.detectors import shipped
 from obskit.exchange import Outcome
 
 HERE = Path(__file__).parent
@@ -47,6 +48,16 @@ SPAN_ATTRIBUTES = {
     names.ATTR_OUTCOME: "the outcome below",
     names.ATTR_REQUEST_ID: "the request id of the log lines",
     names.ATTR_FACT_PREFIX + "*": "what `obskit.bind` added",
+    names.ATTR_FINDINGS: "names of the findings; absent without one",
+}
+
+# Of the event obskit.finding, one per finding.
+FINDING_ATTRIBUTES = {
+    names.ATTR_FINDING: "which",
+    names.ATTR_FINDING_SEVERITY: "info, warning or critical",
+    names.ATTR_FINDING_WHY: "why no status told",
+    names.ATTR_FINDING_TIMES: "how often the very same was seen during the request",
+    names.ATTR_EVIDENCE_PREFIX + "*": "the facts that show it; lists as JSON",
 }
 
 
@@ -108,6 +119,23 @@ def signals() -> str:
         "|---|---|",
     ]
     out += [f"| `{name}` | {meaning} |" for name, meaning in SPAN_ATTRIBUTES.items()]
+    out += [
+        "",
+        f"Each finding is an event `{names.FINDING_EVENT}` on it:",
+        "",
+        "| attribute | value |",
+        "|---|---|",
+        *(f"| `{name}` | {meaning} |" for name, meaning in FINDING_ATTRIBUTES.items()),
+        "",
+        "## Findings",
+        "",
+        "Told of in [silent-failures.md](silent-failures.md). What is found outside a request has a log line",
+        f"`{names.FINDING_EVENT}` of its own.",
+        "",
+        "| finding | severity | what happened |",
+        "|---|---|---|",
+        *(f"| `{one.name}` | {one.severity} | {one.help} |" for one in shipped()),
+    ]
     return "\n".join(out) + "\n"
 
 
