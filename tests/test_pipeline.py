@@ -333,6 +333,20 @@ def test_the_same_thing_met_again_in_a_request_is_one_finding_with_its_number() 
     assert notes.counted == [("stock", False)] * 4
 
 
+def test_an_invariant_keeps_its_name_whatever_facts_come_with_it() -> None:
+    pipeline, _ = make_pipeline(detectors=[detector("invariant_failed")])
+    exchange = Exchange()
+    pipeline.open(exchange, None)
+    facts = {"invariant": "mine", "why": "mine", "severity": 3, **{f"fact_{n}": n for n in range(40)}}
+    pipeline.invariant("stock", exchange, False, facts)
+    (finding,) = exchange.findings
+    assert len(finding.evidence) == 16
+    assert finding.evidence["invariant"] == "stock"
+    # No fact says something else than the declaration in the place where a line says that.
+    assert (finding.evidence["why_"], finding.evidence["severity_"]) == ("mine", 3)
+    assert not {"why", "severity"} & set(finding.evidence)
+
+
 def test_findings_of_a_request_are_bounded_and_the_rest_is_counted() -> None:
     pipeline, notes = make_pipeline(detectors=[detector("invariant_failed")])
     exchange = Exchange()

@@ -19,6 +19,8 @@ from obskit.names import Metric
 
 MAX_EVIDENCE = 16
 MAX_TEXT = 200
+# What a log line says of a finding beside its evidence.
+_TAKEN = frozenset({"finding", "severity", "why", "times"})
 
 Verdict = Callable[[Exchange], "Evidence | None"]
 
@@ -91,7 +93,7 @@ class Detector:
 
     def finding(self, exchange: Exchange | None, evidence: Mapping[str, Any]) -> Finding:
         """The finding of this detector in `exchange` (None: outside a request), its evidence made bounded."""
-        kept = {str(key)[:MAX_TEXT]: bounded(value) for key, value in list(evidence.items())[:MAX_EVIDENCE]}
+        kept = {_key(key): bounded(value) for key, value in list(evidence.items())[:MAX_EVIDENCE]}
         metric = self.metric.name if self.metric is not None else ""
         if exchange is None:
             return Finding(self.name, self.severity, self.why, kept, metric=metric)
@@ -124,3 +126,8 @@ def _text(value: Any) -> str:
     except Exception:
         # A fact that cannot be written must not cost the finding: an object that is broken, a number too long.
         return f"<{type(value).__name__}>"
+
+
+def _key(key: object) -> str:
+    name = str(key)[:MAX_TEXT]
+    return f"{name}_" if name in _TAKEN else name

@@ -311,7 +311,8 @@ class Pipeline:
         except Exception as error:
             self.failed("metrics.invariant", error)
         if not held:
-            self.report("invariant_failed", exchange, {**facts, "invariant": name})
+            # Its name comes first, where evidence that is cut short still has it, and no fact takes its place.
+            self.report("invariant_failed", exchange, {"invariant": name} | dict(facts) | {"invariant": name})
 
     def _found(self, exchange: Exchange, detector: Detector, evidence: Mapping[str, Any]) -> None:
         finding = detector.finding(exchange, evidence)
