@@ -33,6 +33,7 @@ from typing import NamedTuple
 
 from obskit import names
 from obskit.detectors._manners import Manners
+from obskit.detectors._remembering import Remembering
 from obskit.detectors._sameness import BY_CONTENT, BY_KEY, operation, page
 from obskit.exchange import BodyDigest, Evidence, Exchange, Outcome
 from obskit.findings import Detector, Judge, Setting
@@ -93,27 +94,24 @@ def _state(outcome: Outcome, status: int) -> int:
     return told | min(status, (1 << _STATUS_BITS) - 1)
 
 
-class Repeats:
+class Repeats(Remembering):
     """The judge of one install."""
 
+    TABLE, SLOTS = "repeats", SLOTS
+
     def __init__(self, setting: Setting) -> None:
-        self._setting = setting
-        self._table: Table | None = None
+        super().__init__(setting)
         self._window_ns = int(setting.config.duplicate_window_s * 1e9)
         self._manners = Manners(setting.config.max_series)
 
     def begin(self) -> None:
-        directory = self._setting.config.state_dir
-        self._table = table = Table.open(directory, self._setting.service, "repeats", SLOTS)
-        if directory is not None and not table.shared:
+        super().begin()
+        table = self._table
+        if self._setting.config.state_dir is not None and table is not None and not table.shared:
             self._setting.failed(
                 "detectors.duplicate_request",
                 OSError(f"option 'state_dir': workers share nothing: {table.why}"),
             )
-
-    def shutdown(self) -> None:
-        # Not closed: a request on another thread may be reading it, and the memory goes with the last of those.
-        self._table = None
 
     def opened(self, exchange: Exchange) -> None:
         if exchange.method in _UNSAFE and not exchange.request_complete and exchange.protocol == "http":

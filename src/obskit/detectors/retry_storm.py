@@ -9,9 +9,9 @@ agree on who reports it. Each worker judges by its own part of the traffic, a lo
 
 from __future__ import annotations
 
+from obskit.detectors._remembering import Remembering
 from obskit.exchange import Evidence, Exchange
 from obskit.findings import Detector, Judge, Setting
-from obskit.shared import Table
 
 AMPLIFICATION = 2.0
 ENOUGH = 10
@@ -38,21 +38,15 @@ class _Route:
         self.until_ns = now_ns + HALF_NS
 
 
-class Storms:
+class Storms(Remembering):
     """The judge of one install."""
 
+    TABLE, SLOTS = "storms", SLOTS
+
     def __init__(self, setting: Setting) -> None:
-        self._setting = setting
+        super().__init__(setting)
         self._limit = setting.config.max_series
         self._routes: dict[str | None, _Route] = {}
-        self._table: Table | None = None
-
-    def begin(self) -> None:
-        self._table = Table.open(self._setting.config.state_dir, self._setting.service, "storms", SLOTS)
-
-    def shutdown(self) -> None:
-        # Not closed: a request on another thread may be reading it, and the memory goes with the last of those.
-        self._table = None
 
     def closed(self, exchange: Exchange) -> Evidence | None:
         now_ns = exchange.ended_ns or 0

@@ -17,28 +17,16 @@ from __future__ import annotations
 from time import perf_counter_ns
 
 from obskit import names
+from obskit.detectors._remembering import Remembering
 from obskit.exchange import Evidence, Exchange
-from obskit.findings import Detector, Setting
-from obskit.shared import Table
+from obskit.findings import Detector
 
 # 1 MiB: the last 32,768 cookies that were lost or ended on this host.
 SLOTS = 32_768
 
 
-class _Judge:
-    def __init__(self, setting: Setting) -> None:
-        self._directory = setting.config.state_dir
-        self._service = setting.service
-        self._table: Table | None = None
-
-    def begin(self) -> None:
-        if self._table is None:
-            self._table = Table.open(self._directory, self._service, "sessions", SLOTS)
-
-    def shutdown(self) -> None:
-        table, self._table = self._table, None
-        if table is not None:
-            table.close()
+class _Judge(Remembering):
+    TABLE, SLOTS = "sessions", SLOTS
 
     def session_ended(self, exchange: Exchange) -> None:
         """The application ends a session now, and another request may ask for it before this one closes."""
