@@ -3,7 +3,7 @@
 #   PYTHON=python3.12       the interpreter of the virtualenv (3.11 or newer; found by itself)
 #   DEMO_ARGS="--help"      passed on to `obskit demo`
 #   PYTEST_ARGS="-k flask"  passed on to pytest
-#   SOAK_ARGS, BENCH_ARGS   passed on to the soak and the benchmarks (try "--help")
+#   SOAK_ARGS, TORTURE_ARGS, BENCH_ARGS   passed on to the soak, the torture run and the benchmarks (try "--help")
 
 SHELL       := /bin/bash
 .ONESHELL:
@@ -15,6 +15,7 @@ PYTHON      ?=
 DEMO_ARGS   ?=
 PYTEST_ARGS ?=
 SOAK_ARGS   ?=
+TORTURE_ARGS ?=
 BENCH_ARGS  ?=
 
 VENV := .venv
@@ -23,7 +24,7 @@ PY   := $(VENV)/bin/python
 PIP  := $(PY) -m pip --disable-pip-version-check --no-input -qq
 SAY  := printf '\033[1m%s\033[0m\n'
 
-.PHONY: help demo test check format grafana soak bench clean tools
+.PHONY: help demo test check format grafana soak torture bench clean tools
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -50,6 +51,9 @@ grafana: $(VENV)/.stamp-dev ## write again what is generated in grafana/: dashbo
 
 soak: $(VENV)/.stamp-dev ## 200,000 ordinary requests to the three shops: no finding but what was planted; minutes
 	@exec $(PY) -m tests.soak $(SOAK_ARGS)
+
+torture: $(VENV)/.stamp-dev tools ## servers under load whose workers are killed, recycled, reloaded: what was counted, lost, named; minutes
+	@exec $(PY) -m tests.torture $(TORTURE_ARGS)
 
 bench: $(VENV)/.stamp-dev ## what obskit costs, beside the bare app in the same run; minutes
 	@exec $(PY) -m benchmarks $(BENCH_ARGS)

@@ -9,7 +9,14 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 NAMES = sorted(file.stem for file in HERE.glob("*.py") if not file.stem.startswith("_"))
-QUICK = {"detectors": ("--rounds", "10"), "memory_of_repeats": ("--operations", "500000")}
+QUICK = {
+    "healthy": ("--minutes", "0.3"),
+    "idle": ("--seconds", "5"),
+    "detectors": ("--rounds", "10"),
+    "memory_of_repeats": ("--operations", "500000"),
+    "scrape": ("--workers", "2"),
+    "watch": ("--rounds", "10"),
+}
 
 
 def main(arguments: list[str]) -> int:

@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import obskit
-from obskit import shared
+from obskit import folders
 from obskit.signals import capture, structured
 from obskit.signals import provider as providers
 from tests.support.sharing import SharedScheduling
@@ -48,7 +48,7 @@ def clean_process() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the app of one test remembers of a request makes no duplicate of another test's, on any worker."""
-    monkeypatch.setattr(shared, "_places", lambda directory: () if directory is None else (directory,))
+    monkeypatch.setattr(folders, "places", lambda directory: () if directory is None else (directory,))
 
 
 @pytest.fixture

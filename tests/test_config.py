@@ -28,6 +28,9 @@ VALUES: dict[str, tuple[Any, str, Any, str, str]] = {
     "redact": (("iban", "x-y"), "iban,x-y", {"iban": 1}, "a b", "list of key names"),
     "max_series": (500, " 500 ", True, "9", "10 to 1000000"),
     "disabled_detectors": (("soft_error",), " soft_error ,", 3, "soft error", "detector names"),
+    "stuck_request_s": (2.5, " 2.5 ", 0, "soon", "more than 0 and at most 3600"),
+    "loop_blocked_s": (0.5, " 0.5 ", -1, "soon", "more than 0 and at most 3600"),
+    "share_workers": (False, "off", 2, "perhaps", "a boolean"),
     "duplicate_window_s": (2.5, " 2.5 ", 0, "soon", "more than 0 and at most 3600"),
     "soft_error_keys": (
         ("failed", "!done", "state=bad+detail"),

@@ -223,4 +223,16 @@ def test_the_stages_with_a_name_of_their_own_are_those_the_tests_make_fail() -> 
         *("wsgi.open", "wsgi.start_response", "wsgi.input", "wsgi.body", "wsgi.close", "wsgi.del"),
         *("invariant", "metrics.invariant", "unit_of_work", "detectors.duplicate_request"),
         *("close", "endpoint", "dropped", "traces.enter", "traces.leave", "logs.emit"),
+        # tests/signals/test_merge.py, test_app_metrics.py
+        *("metrics.app", "metrics.merge", "metrics.shelf"),
+        # tests/test_pipeline.py, tests/watch/
+        *("watch.begin", "watch.open", "watch.answering", "watch.goodbye", "watch.shutdown"),
+        *(
+            "watch.flight",
+            "watch.housekeeping",
+            "watch.metrics",
+            "watch.stuck",
+            "watch.loop",
+            "watch.saturation",
+        ),
     }

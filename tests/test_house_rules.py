@@ -26,6 +26,7 @@ SIGNAL_LIBRARIES = frozenset({"structlog", "prometheus_client", "opentelemetry"}
 FLOOR = frozenset({"errors", "exchange", "names", "redact", "version"})
 BASE = FLOOR | {"config", "context"}
 HOUSE = BASE | {"pipeline", "wsgi", "asgi", "adapters", "signals", "probes", "detectors", "findings", "watch"}
+HOUSE |= {"workers"}
 # They stand outside and look in: commands, the demonstration, help for users' own tests.
 TOOLS = frozenset({"cli", "console", "demo", "doctor", "export", "testing"})
 
@@ -45,13 +46,17 @@ ROOMS = {
     "context": Room(frozenset({"errors", "exchange", "names", "signals"})),
     "work": Room(frozenset({"context"})),
     "findings": Room(FLOOR | {"config"}),
-    "shared": Room(),
-    "pipeline": Room(BASE | {"findings"}),
+    "folders": Room(),
+    "shared": Room(frozenset({"folders"})),
+    "workers": Room(frozenset({"folders"})),
+    "watch": Room(BASE | {"pipeline", "workers", "folders", "detectors"}),
+    "parts": Room(frozenset({"exchange"})),
+    "pipeline": Room(BASE | {"findings", "parts"}),
     "wsgi": Room(BASE | {"pipeline", "wsgi_input"}),
     "wsgi_input": Room(frozenset({"exchange"})),
     "presence": Room(),
     "asgi": Room(BASE | {"pipeline", "presence"}),
-    "signals": Room(BASE | {"pipeline"}, SIGNAL_LIBRARIES),
+    "signals": Room(BASE | {"pipeline", "workers", "folders"}, SIGNAL_LIBRARIES),
     "adapters": Room(BASE | {"pipeline", "wsgi", "asgi"}, FRAMEWORKS),
     "detectors": Room(FLOOR | {"config", "findings", "shared"}),
     "install": Room(HOUSE),

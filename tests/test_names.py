@@ -11,7 +11,8 @@ BY_NAME = {metric.name: metric for metric in names.METRICS}
 
 @pytest.mark.parametrize("metric", names.METRICS, ids=lambda metric: metric.name)
 def test_a_metric_says_kind_unit_and_help_the_way_prometheus_wants_it(metric: names.Metric) -> None:
-    assert re.fullmatch(r"(http_server|obskit)_[a-z_]+[a-z]", metric.name)
+    # What prometheus_client says of a process keeps its names.
+    assert re.fullmatch(r"(http_server|obskit|process|python_gc)_[a-z_]+[a-z]", metric.name)
     assert metric.name.endswith("_total") == (metric.kind == "counter")
     assert bool(metric.buckets) == (metric.kind == "histogram")
     if metric.kind == "histogram":
@@ -46,6 +47,17 @@ def test_the_contract_of_the_request_duration() -> None:
         ("obskit_duplicate_requests_total", ("http_route", "kind")),
         ("obskit_sessions_lost_total", ("reason",)),
         ("obskit_partial_writes_total", ("http_route", "kind")),
+        ("obskit_requests_lost_total", ("http_route", "reason")),
+        ("obskit_worker_exits_total", ("reason",)),
+        ("obskit_workers", ()),
+        ("obskit_http_server_oldest_request_age_seconds", ()),
+        ("obskit_http_server_request_capacity", ()),
+        ("obskit_http_server_queue_duration_seconds", ()),
+        ("obskit_event_loop_lag_seconds", ()),
+        ("obskit_threadpool_threads", ()),
+        ("obskit_threadpool_threads_max", ()),
+        ("obskit_threadpool_queue_depth", ()),
+        ("process_resident_memory_bytes", ()),
         ("obskit_log_records_total", ("level",)),
         ("obskit_internal_errors_total", ("stage",)),
         ("obskit_telemetry_exports_total", ("signal", "outcome")),
@@ -68,7 +80,7 @@ def test_the_canonical_keys_are_the_contract_in_order() -> None:
     assert " ".join(names.CANONICAL_KEYS) == (
         "timestamp level event logger service_name service_version deployment_environment trace_id span_id request_id "
         "http_request_method http_route url_path http_response_status_code outcome duration_s ttfb_s request_bytes "
-        "response_bytes client_address user_agent worker_pid findings evidence exception"
+        "response_bytes client_address user_agent worker_pid findings queue_s evidence exception"
     )
     assert all(names.CANONICAL_KEYS.values())
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextvars
 import gc
 import os
+import threading
 import weakref
 from typing import Any
 
@@ -16,8 +17,16 @@ from obskit.pipeline import Answer
 from tests.support.recording import TRACE_ID, Broken, make_pipeline
 
 ONE_REQUEST = [
-    *("traces.begin", "metrics.begin", "logs.begin", "traces.open", "metrics.open"),
-    *("traces.enter", "traces.leave", "metrics.close", "logs.close", "traces.close"),
+    *(
+        "traces.begin",
+        "metrics.begin",
+        "logs.begin",
+        "watch.begin",
+        "traces.open",
+        "metrics.open",
+        "watch.open",
+    ),
+    *("traces.enter", "traces.leave", "metrics.close", "watch.close", "logs.close", "traces.close"),
 ]
 
 
@@ -43,7 +52,97 @@ def test_signals_begin_once_with_the_first_request() -> None:
     one_request(pipeline)
     one_request(pipeline)
     pipeline.begin()
-    assert [call for call in notes.calls if call.endswith(".begin")] == ONE_REQUEST[:3]
+    assert [call for call in notes.calls if call.endswith(".begin")] == ONE_REQUEST[:4]
+
+
+def test_the_watch_begins_with_the_first_request_or_scrape_and_not_before() -> None:
+    pipeline, notes = make_pipeline({"/metrics": lambda *_: Answer(200, "OK", [], b"")})
+    pipeline.begin()  # lifespan startup: no server listens yet
+    assert "watch.begin" not in notes.calls
+    for _ in range(2):
+        pipeline.answer(pipeline.endpoints["/metrics"], "GET", {}, None)
+    one_request(pipeline)
+    assert notes.calls.count("watch.begin") == 1
+
+
+def test_a_request_beside_the_first_one_waits_until_the_watch_has_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # It would be in flight where no heir of this worker looks.
+    pipeline, notes = make_pipeline()
+    beginning, go_on = threading.Event(), threading.Event()
+
+    def begin() -> None:
+        beginning.set()
+        go_on.wait(5)
+        notes.called("watch.begin")
+
+    monkeypatch.setattr(pipeline.watch, "begin", begin)
+    first, second = (threading.Thread(target=one_request, args=(pipeline,)) for _ in range(2))
+    first.start()
+    assert beginning.wait(5)
+    second.start()
+    second.join(0.1)  # ends at once where it does not wait
+    go_on.set()
+    first.join(5)
+    second.join(5)
+    assert notes.calls.index("watch.begin") < notes.calls.index("watch.open")
+    assert notes.calls.count("watch.open") == 2
+
+
+@pytest.mark.parametrize("stage", ["begin", "open", "close", "answering", "goodbye", "shutdown"])
+def test_a_watch_that_fails_is_counted_and_harms_nobody(stage: str) -> None:
+    pipeline, notes = make_pipeline()
+    notes.broken.add(f"watch.{stage}")
+    exchange = Exchange()
+    pipeline.open(exchange, None)
+    pipeline.answering(exchange)
+    pipeline.close(exchange)
+    pipeline.goodbye()
+    pipeline.shutdown(0)
+    assert notes.stages == [f"watch.{stage}"]
+    assert len(notes.records) == 1
+
+
+def test_trouble_of_a_running_request_is_counted_and_told_at_once_and_shown_again_at_its_end() -> None:
+    pipeline, notes = make_pipeline(detectors=[detector("request_stuck")])
+    pipeline.route_for = lambda method, path: f"/{method}{path}"
+    seen: list[Any] = []
+    emit = pipeline.logs.emit
+
+    def noted(*line: Any, **more: Any) -> None:
+        seen.append(current())
+        emit(*line, **more)
+
+    pipeline.logs.emit = noted  # type: ignore[method-assign]
+    exchange = Exchange("http", "GET", "/orders")
+    pipeline.open(exchange, None)
+    pipeline.tell("request_stuck", exchange, {"age_s": 10})
+    pipeline.tell("request_stuck", exchange, {"age_s": 20})
+    assert [(one.http_route, one.times, one.told) for one in notes.counted] == [
+        ("/GET/orders", 1, True),
+        ("/GET/orders", 2, True),
+    ]
+    assert [line[3]["age_s"] for line in notes.lines] == [10, 20]
+    assert seen == [exchange, exchange], "the lines are to carry the ids of the request"
+    assert current() is None
+    exchange.http_route = "/orders"
+    pipeline.close(exchange)
+    (finding,) = notes.record.findings
+    assert (finding.evidence, finding.times, finding.http_route) == ({"age_s": 20}, 2, "/orders")
+    assert finding.told
+    pipeline.tell("request_stuck", exchange, {"age_s": 40})
+    assert len(notes.counted) == 2, "it has ended: nothing hangs any more"
+
+
+def test_trouble_that_cannot_be_told_is_counted_as_an_error_of_ours() -> None:
+    pipeline, notes = make_pipeline(detectors=[detector("request_stuck")])
+    exchange = Exchange()
+    pipeline.open(exchange, None)
+    notes.broken.add("logs.emit")
+    pipeline.tell("request_stuck", exchange, {})
+    assert notes.stages == ["detectors.request_stuck"]
+    assert current() is None
 
 
 def test_signals_begin_again_in_a_forked_worker() -> None:
@@ -265,9 +364,9 @@ def test_flush_and_shutdown_reach_every_signal_whichever_fails(verb: str, broken
     pipeline, notes = make_pipeline()
     notes.broken = {f"{broken}.{verb}"}
     getattr(pipeline, verb)(1.0)
-    assert [c for c in notes.calls if c.endswith(verb)] == [
-        f"{s}.{verb}" for s in ("traces", "metrics", "logs")
-    ]
+    # The watch leaves last: what the others lost on their way out is still to be counted for all workers.
+    reached = ("traces", "metrics", "logs", "watch") if verb == "shutdown" else ("traces", "metrics", "logs")
+    assert [c for c in notes.calls if c.endswith(verb)] == [f"{s}.{verb}" for s in reached]
     assert notes.stages == [f"{broken}.{verb}"]
 
 

@@ -19,13 +19,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from obskit import shared
+from obskit import folders, shared
 from obskit.shared import Entry, Table
 
 SLOTS = 64
 NOW = 10**15
 # The tests of this project run without it: what one app remembers is no other one's.
-PLACES = shared._places
+PLACES = folders.places
 Open = Callable[..., Table]
 
 
@@ -457,7 +457,7 @@ def test_a_lock_that_nobody_gives_back_leaves_the_worker_alone(
 ) -> None:
     import fcntl
 
-    monkeypatch.setattr(shared, "_LOCK_PAUSE_S", 0)
+    monkeypatch.setattr(folders, "_LOCK_PAUSE_S", 0)
     ours = tmp_path / f"obskit-{os.geteuid()}"
     ours.mkdir(mode=0o700)
     held = os.open(ours, os.O_RDONLY)
@@ -472,7 +472,7 @@ def test_a_lock_that_nobody_gives_back_leaves_the_worker_alone(
 def test_without_a_folder_named_the_first_place_that_works_is_taken(
     opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared, "_places", lambda directory: (str(tmp_path / "nowhere"), str(tmp_path)))
+    monkeypatch.setattr(folders, "places", lambda directory: (str(tmp_path / "nowhere"), str(tmp_path)))
     assert opened(None).shared
     assert file_of(tmp_path)
 

@@ -27,6 +27,7 @@ MARK = "obskit.exchange"
 # Methods whose requests have no body unless they declare one.
 _BODILESS_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE"})
 _BODY_TYPES = frozenset({"http.response.body", "http.response.pathsend", "http.response.zerocopysend"})
+_QUEUE_HEADERS = frozenset({b"x-request-start", b"x-queue-start"})
 # Close codes with which a peer ends a WebSocket in good order (RFC 6455 §7.4.1; 1012 is a restarting server).
 _CLEAN_CLOSE = frozenset({1000, 1001, 1005, 1012})
 
@@ -53,7 +54,9 @@ class AsgiDoor:
         self.answers_lifespan = answers_lifespan
         self.scope_defaults = scope_defaults
         self._in_flight = 0
-        self._carrier_headers = frozenset(name.encode("latin-1") for name in pipeline.carrier_headers)
+        pipeline.hears_shutdown = False  # until the application takes part in its server's lifespan
+        carried = frozenset(name.encode("latin-1") for name in pipeline.carrier_headers)
+        self._wanted_headers = carried | _QUEUE_HEADERS
 
     def __getattr__(self, name: str) -> Any:
         # Copying asks an object that has no attributes yet, and for protocols that are not the application's.
@@ -109,7 +112,7 @@ class AsgiDoor:
                 scope.setdefault(key, value)
             if _recorded(scope) or scope.get("path") in pipeline.excluded:
                 return None
-            exchange, request_id = _read_scope(scope, self._carrier_headers)
+            exchange, request_id = _read_scope(scope, self._wanted_headers)
             call = make(pipeline, exchange, receive, send)
         except Exception as error:
             pipeline.failed("asgi.open", error)
@@ -135,10 +138,12 @@ class AsgiDoor:
             return
 
         async def flushing_send(message: Message) -> None:
+            kind = message.get("type", "")
+            if kind == "lifespan.startup.complete":
+                self.pipeline.hears_shutdown = True
             # uvicorn re-raises SIGTERM after this message and atexit never runs: it is the last chance to flush.
-            if message.get("type", "").startswith("lifespan.shutdown."):
-                await self._settle()
-                self.pipeline.flush(FLUSH_TIMEOUT_S)
+            elif kind.startswith("lifespan.shutdown."):
+                await self._say_goodbye()
             await send(message)
 
         await self.app(scope, receive, flushing_send)
@@ -147,12 +152,17 @@ class AsgiDoor:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
+                self.pipeline.hears_shutdown = True
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
-                await self._settle()
-                self.pipeline.flush(FLUSH_TIMEOUT_S)
+                await self._say_goodbye()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+
+    async def _say_goodbye(self) -> None:
+        await self._settle()
+        self.pipeline.flush(FLUSH_TIMEOUT_S)
+        self.pipeline.goodbye()
 
     async def _settle(self) -> None:
         """Let requests that the server has just cancelled end: their records are to be flushed, too.
@@ -168,6 +178,8 @@ class AsgiDoor:
             await sleep(SETTLE_POLL_S)
 
     async def _answer(self, endpoint: Endpoint, scope: Scope, send: Send) -> None:
+        if not self.pipeline.serving:
+            self.pipeline.serve()  # here, in the loop that is to be watched
         headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope.get("headers", ())}
         client = scope.get("client")
         arguments = (scope.get("method", "GET"), headers, client[0] if client else None)
@@ -255,7 +267,9 @@ class _HttpCall(_Call):
             self._look(self._presence)
         try:
             # Before the send: hypercorn says http.disconnect from within its last one.
-            self._last_handed_over = self._last_handed_over or self._is_last(message)
+            if not self._last_handed_over and self._is_last(message):
+                self._last_handed_over = True
+                self.pipeline.answering(self.exchange)
             if self.pipeline.echo_request_id and message["type"] == "http.response.start":
                 message = self._with_request_id(message)
         except Exception as error:
@@ -425,10 +439,13 @@ def _recorded(scope: Scope) -> bool:
     return exchange is not None and not exchange.closed
 
 
-def _read_scope(scope: Scope, carrier_headers: frozenset[bytes]) -> tuple[Exchange, str | None]:
+def _read_scope(scope: Scope, wanted_headers: frozenset[bytes]) -> tuple[Exchange, str | None]:
     """The exchange with all that is known before the application runs, and the client's request id."""
     original = scope.get("method", "GET")
-    exchange = Exchange(scope["type"], original, scope.get("path", ""))
+    path, prefix = scope.get("path", ""), scope.get("root_path")
+    exchange = Exchange(scope["type"], original, path)
+    if prefix and path.startswith(prefix):
+        exchange.path_prefix = prefix
     exchange.request = scope
     if original not in HTTP_METHODS:
         exchange.method = OTHER_METHOD
@@ -453,7 +470,12 @@ def _read_scope(scope: Scope, carrier_headers: frozenset[bytes]) -> tuple[Exchan
             request_id = raw_value.decode("latin-1")
         elif raw_name == b"content-length":
             exchange.declared_request_bytes = _length(raw_value)
-        elif raw_name in carrier_headers:
+        elif raw_name not in wanted_headers:
+            continue
+        elif raw_name in _QUEUE_HEADERS:
+            if exchange.queue_start is None or raw_name == b"x-request-start":
+                exchange.queue_start = raw_value.decode("latin-1")
+        else:
             name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
             if carrier is None:
                 carrier = {}

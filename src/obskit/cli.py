@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
+from obskit import doctor
 from obskit.export import command as export
 
 SERVICES = ("fastapi", "flask", "django")
@@ -48,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="command", title="commands")
     _add_demo(commands)
     _add_export(commands)
+    _add_doctor(commands)
     return parser
 
 
@@ -126,6 +128,23 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     export.add_arguments(parser)
     parser.set_defaults(run=export.run)
+
+
+# ---- obskit doctor ------------------------------------------------------------------------------------
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="show the running workers and what they are doing",
+        description="Lists the services of this user on this host with their workers. With --stacks, asks one worker "
+        "for everything it has in flight: each request with the line of the application it is at. No signal is sent, "
+        "and it works while all other threads of the worker hang.",
+        epilog="Exit status: 0 done, 1 the worker does not answer or another project's package is installed over ours, "
+        "2 wrong arguments or there is no such worker.",
+    )
+    doctor.add_arguments(parser)
+    parser.set_defaults(run=doctor.run)
 
 
 # ---- arguments ----------------------------------------------------------------------------------------

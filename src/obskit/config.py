@@ -163,6 +163,18 @@ class Config:
         "count",
         "what a failed obskit.invariant does beside being a finding: count, or raise (for tests)",
     )
+    stuck_request_s: float = _option(
+        _seconds,
+        10.0,
+        "age from which a request that makes no progress is reported as stuck while it hangs, and again each time it "
+        "has doubled; a view knows better: obskit.current().may_take(seconds)",
+    )
+    loop_blocked_s: float = _option(
+        _seconds, 0.25, "how long the event loop may be blocked before the code that blocks it is reported"
+    )
+    share_workers: bool = _option(
+        _flag, True, "the workers of one server speak as one: any of them answers /metrics for all"
+    )
     state_dir: str | None = _option(
         _directory,
         None,

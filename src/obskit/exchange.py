@@ -61,6 +61,8 @@ class Finding:
     request_id: str = ""
     metric: str = ""
     times: int = 1
+    told: bool = False
+    """It was counted, and had a log line of its own, while the request still ran."""
 
 
 class SessionFacts:
@@ -113,7 +115,7 @@ class Exchange:
 
     `obskit.current()` returns the open one. Times are integer nanoseconds of a monotonic clock except
     `started_unix_ns`; use the properties for seconds. Reading is always safe; application code changes it only
-    through `name_route` and `obskit.bind`.
+    through `name_route`, `may_take` and `obskit.bind`.
     """
 
     __slots__ = (
@@ -131,6 +133,7 @@ class Exchange:
         "facts",
         "findings",
         "first_byte_ns",
+        "flight_slot",
         "http_route",
         "http_version",
         "last_byte_ns",
@@ -139,8 +142,11 @@ class Exchange:
         "method_original",
         "otel_context",
         "outcome",
+        "path_prefix",
         "pipeline",
         "protocol",
+        "queue_s",
+        "queue_start",
         "request",
         "request_bytes",
         "request_complete",
@@ -161,6 +167,8 @@ class Exchange:
         "started_ns",
         "started_unix_ns",
         "status",
+        "stuck_after_s",
+        "thread_id",
         "trace_id",
         "upload_cut",
         "url_path",
@@ -174,6 +182,8 @@ class Exchange:
         self.method = method
         self.method_original: str | None = None
         self.url_path = url_path
+        self.path_prefix = ""
+        """The beginning of `url_path` below which the application is served."""
         self.scheme = "http"
         self.http_version: str | None = None
         self.server_address: str | None = None
@@ -183,6 +193,10 @@ class Exchange:
         self.carrier: dict[str, str] | None = None
         self.request_id: str = ""
         self.declared_request_bytes: int | None = None
+        self.queue_start: str | None = None
+        """X-Request-Start or X-Queue-Start, as it was sent."""
+        self.queue_s: float | None = None
+        """Seconds the request waited in front of this server; written by the watch, None where nobody tells."""
         self.request: Any = None
         """The WSGI environ or ASGI scope, for `header` and `query`; None when the record has closed."""
 
@@ -219,6 +233,11 @@ class Exchange:
         self.otel_context: Any = None
         self.pipeline: Any = None
 
+        # Where it can be found while it runs; written by the watch.
+        self.thread_id = 0
+        self.flight_slot: Any = None
+        self.stuck_after_s: float | None = None
+
         self.outcome: Outcome | None = None
         self.level = "info"
         self.closed = False
@@ -235,6 +254,16 @@ class Exchange:
         """
         if not self.closed and template:
             self.http_route = template if template[0] == "/" else "/" + template
+
+    def may_take(self, seconds: float) -> None:
+        """Say that this request may make no progress for so long before it counts as stuck (a long poll, a report).
+
+        Stands in for the option `stuck_request_s` in this request alone. Raises ValueError for a number that is not
+        above 0.
+        """
+        if not seconds > 0:
+            raise ValueError(f"may_take: saw {seconds!r}, expected seconds above 0")
+        self.stuck_after_s = float(seconds)
 
     def header(self, name: str) -> str | None:
         """A request header by its lower-case name, repeated fields joined by commas; None when absent.

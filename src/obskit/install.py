@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from threading import Lock
 from typing import Any
@@ -26,6 +27,7 @@ from obskit.signals.logs import Logs
 from obskit.signals.metrics import Metrics
 from obskit.signals.provider import get_provider
 from obskit.signals.traces import Traces
+from obskit.watch import Watch
 from obskit.wsgi import WsgiDoor
 
 _lock = Lock()
@@ -34,6 +36,16 @@ _watching: tuple[Callable[[Pipeline], None], ...] = ()
 _at_exit_set = False
 
 AT_EXIT_TIMEOUT_S = 2.0
+
+
+def _after_fork() -> None:
+    # A thread of the parent may have held it, and that thread is not here.
+    global _lock
+    _lock = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def install(
@@ -151,11 +163,16 @@ def _compose(
     undo.callback(logs.shutdown, 0.0)
     for logger, handler in adapter.console_handlers(app) if hasattr(adapter, "console_handlers") else ():
         capture.release(logger, handler)
-    endpoints = {config.metrics_path: Exposition(config, metrics.registry)}
+    endpoints = {config.metrics_path: Exposition(config, metrics.registry, metrics.app)}
     failures = _Failures()
     setting = Setting(config, resource["service.name"], failures)
     judged = [(one, one.make(setting) if one.make is not None else None) for one in chosen]
-    pipeline = failures.pipeline = Pipeline(config, traces, metrics, logs, metrics, endpoints, judged)
+    watch = Watch(config, resource["service.name"], len(_installed), metrics)
+    pipeline = failures.pipeline = watch.pipeline = Pipeline(
+        config, traces, metrics, logs, metrics, endpoints, judged, watch
+    )
+    if hasattr(adapter, "route_for"):
+        pipeline.route_for = partial(adapter.route_for, app)
     framework = adapter.framework(app) if adapter is not None else "none"
     metrics.describe_app(
         resource["service.name"],

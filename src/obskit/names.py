@@ -10,17 +10,24 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 MetricKind = Literal["counter", "gauge", "histogram"]
+Across = Literal["sum", "max", "each"]
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric family: its Prometheus name, kind, label names, help and, for a histogram, bucket bounds."""
+    """One metric family: its Prometheus name, kind, label names, help and, for a histogram, bucket bounds.
+
+    `across` says what a page shows of the workers of one server: the sum of their values, the highest, or each value
+    under a label `worker` of its own, a number from 0 that a worker's successor takes over. Counters and histograms
+    that are summed keep what the dead have counted; everything else is of the living.
+    """
 
     name: str
     kind: MetricKind
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
+    across: Across = "sum"
 
 
 # Semantic conventions' advice for http.server.request.duration, in seconds. Written as floats so that `le` is
@@ -139,6 +146,116 @@ APP_INFO: Final = Metric(
         "obskit_version",
         "python_version",
     ),
+    across="max",
+)
+# ---- several workers, and what is seen from outside a request ----
+WORKER: Final = "worker"
+REQUESTS_LOST: Final = Metric(
+    "obskit_requests_lost_total",
+    "counter",
+    "Requests that were in flight when their worker ended, by why it did.",
+    ("http_route", "reason"),
+)
+WORKER_EXITS: Final = Metric(
+    "obskit_worker_exits_total",
+    "counter",
+    "Workers that have ended, by why: exited (in good order), timeout, oom, died (a signal or os._exit), unknown.",
+    ("reason",),
+)
+WORKERS: Final = Metric("obskit_workers", "gauge", "Workers of this server that live now.")
+OLDEST_REQUEST_AGE: Final = Metric(
+    "obskit_http_server_oldest_request_age_seconds",
+    "gauge",
+    "Age of the oldest request in flight in any worker (seconds); 0 without one.",
+    across="max",
+)
+REQUEST_CAPACITY: Final = Metric(
+    "obskit_http_server_request_capacity",
+    "gauge",
+    "Requests that all workers together can work on at once; absent where a server sets no limit.",
+)
+QUEUE_DURATION: Final = Metric(
+    "obskit_http_server_queue_duration_seconds",
+    "histogram",
+    "Seconds a request waited between the proxy in front (X-Request-Start, X-Queue-Start) and the application.",
+    buckets=DURATION_BUCKETS,
+)
+LISTEN_BACKLOG: Final = Metric(
+    "obskit_http_server_backlog_connections",
+    "gauge",
+    "Connections that the kernel has accepted and no worker has taken yet.",
+    across="max",
+)
+LISTEN_BACKLOG_LIMIT: Final = Metric(
+    "obskit_http_server_backlog_limit_connections",
+    "gauge",
+    "Connections the kernel keeps waiting before it refuses more.",
+    across="max",
+)
+LAG_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+EVENT_LOOP_LAG: Final = Metric(
+    "obskit_event_loop_lag_seconds",
+    "histogram",
+    "Seconds by which the event loop was late for a call it had been asked for.",
+    buckets=LAG_BUCKETS,
+)
+THREADPOOL_THREADS: Final = Metric(
+    "obskit_threadpool_threads", "gauge", "Threads of the pool for synchronous code that are at work."
+)
+THREADPOOL_THREADS_MAX: Final = Metric(
+    "obskit_threadpool_threads_max", "gauge", "Threads the pool for synchronous code may have."
+)
+THREADPOOL_QUEUE: Final = Metric(
+    "obskit_threadpool_queue_depth", "gauge", "Calls that wait for a thread of the pool for synchronous code."
+)
+GC_PAUSE: Final = Metric(
+    "obskit_gc_pause_seconds",
+    "histogram",
+    "Seconds for which a run of the garbage collector stopped the interpreter.",
+    buckets=LAG_BUCKETS,
+)
+# What prometheus_client tells of a process and its garbage collector, here once per worker.
+PROCESS_VIRTUAL_MEMORY: Final = Metric(
+    "process_virtual_memory_bytes", "gauge", "Virtual memory size in bytes.", across="each"
+)
+PROCESS_RESIDENT_MEMORY: Final = Metric(
+    "process_resident_memory_bytes", "gauge", "Resident memory size in bytes.", across="each"
+)
+PROCESS_START_TIME: Final = Metric(
+    "process_start_time_seconds",
+    "gauge",
+    "Start time of the process since unix epoch in seconds.",
+    across="each",
+)
+PROCESS_CPU: Final = Metric(
+    "process_cpu_seconds_total", "counter", "Total user and system CPU time spent in seconds.", across="each"
+)
+PROCESS_OPEN_FDS: Final = Metric(
+    "process_open_fds", "gauge", "Number of open file descriptors.", across="each"
+)
+PROCESS_MAX_FDS: Final = Metric(
+    "process_max_fds", "gauge", "Maximum number of open file descriptors.", across="each"
+)
+GC_OBJECTS_COLLECTED: Final = Metric(
+    "python_gc_objects_collected_total",
+    "counter",
+    "Objects collected during gc.",
+    ("generation",),
+    across="each",
+)
+GC_OBJECTS_UNCOLLECTABLE: Final = Metric(
+    "python_gc_objects_uncollectable_total",
+    "counter",
+    "Uncollectable objects found during GC.",
+    ("generation",),
+    across="each",
+)
+GC_COLLECTIONS: Final = Metric(
+    "python_gc_collections_total",
+    "counter",
+    "Number of times this generation was collected.",
+    ("generation",),
+    across="each",
 )
 METRIC_SERIES: Final = Metric("obskit_metric_series", "gauge", "Label sets in use, by metric.", ("metric",))
 METRIC_SERIES_LIMIT: Final = Metric(
@@ -178,6 +295,7 @@ CANONICAL_KEYS: Final[dict[str, str]] = {
     "user_agent": "User-Agent; null when absent",
     "worker_pid": "process id of the worker",
     "findings": "names of the silent failures seen, an empty list for none",
+    "queue_s": "seconds between the proxy in front and this server (X-Request-Start); absent where nobody tells",
     "evidence": "by finding: severity, why no status told, and the facts that show it; absent without one",
     "exception": "type, message and frames of the exception that ended the request; absent without one",
 }

@@ -15,12 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from threading import Lock
 from time import monotonic, perf_counter_ns
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from obskit.context import _current
-from obskit.exchange import Exchange, Finding, Outcome
+from obskit.exchange import Exchange, Outcome
 from obskit.findings import Detector, Judge, Verdict
 from obskit.names import FINDING_EVENT, UNMATCHED_ROUTE
+from obskit.parts import Blind, ContextSignal, LogSignal, MetricSignal, Observer, Reporter, Signal, Watching
 
 if TYPE_CHECKING:
     from contextvars import Token
@@ -28,65 +29,6 @@ if TYPE_CHECKING:
     from obskit.config import Config
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-
-
-class Signal(Protocol):
-    """A view of the record. `opened` and `closed` may raise: the pipeline counts it and goes on."""
-
-    name: str
-
-    def begin(self) -> None: ...
-    def opened(self, exchange: Exchange) -> None: ...
-    def closed(self, exchange: Exchange) -> None: ...
-    def flush(self, timeout_s: float) -> None: ...
-    def shutdown(self, timeout_s: float) -> None: ...
-
-
-class ContextSignal(Signal, Protocol):
-    """The signal that also keeps a context of its own around application code (traces)."""
-
-    carrier_headers: frozenset[str]
-
-    def enter(self, exchange: Exchange) -> Any: ...
-    def leave(self, token: Any) -> None: ...
-
-
-class MetricSignal(Signal, Protocol):
-    """The signal that also counts what belongs to no request (metrics)."""
-
-    def count_finding(self, finding: Finding) -> None: ...
-    def count_invariant(self, name: str, *, held: bool) -> None: ...
-
-
-class LogSignal(Signal, Protocol):
-    """The signal that also writes single lines (logs)."""
-
-    def emit(
-        self,
-        level: str,
-        event: str,
-        logger: str,
-        fields: Mapping[str, Any],
-        error: BaseException | None = None,
-    ) -> None: ...
-    def tell(self, stage: str, error: BaseException) -> None: ...
-
-
-class Observer(Protocol):
-    """Somebody who looks on (tests): sees each record open and close, and what was found outside a request."""
-
-    name: str
-
-    def opened(self, exchange: Exchange) -> None: ...
-    def closed(self, exchange: Exchange) -> None: ...
-    def found(self, finding: Finding) -> None: ...
-
-
-class Reporter(Protocol):
-    """Where our own losses and errors are counted and, at a bounded rate, told."""
-
-    def internal_error(self, stage: str) -> None: ...
-    def dropped(self, signal: str, reason: str) -> None: ...
 
 
 class Answer(NamedTuple):
@@ -118,9 +60,15 @@ class Pipeline:
         reporter: Reporter,
         endpoints: Mapping[str, Endpoint] | None = None,
         detectors: Sequence[tuple[Detector, Judge | None]] = (),
+        watch: Watching | None = None,
     ) -> None:
         """`detectors` are asked in this order, each with its Judge if it has a memory."""
         self.config = config
+        self.watch: Watching = watch or Blind()
+        self.route_for: Callable[[str, str], str | None] | None = None
+        """The route of a method and a path, where the framework can be asked; for what is rare."""
+        self.hears_shutdown = True
+        """Whether its server tells this process that it is to end."""
         self.endpoints: dict[str, Endpoint] = dict(endpoints or {})
         self.excluded = frozenset(config.exclude)
         self.carrier_headers = traces.carrier_headers
@@ -129,13 +77,15 @@ class Pipeline:
         self._traces = traces
         self._signals: tuple[Signal, ...] = (traces, metrics, logs)
         self._openers = tuple((f"{s.name}.open", s.opened) for s in (traces, metrics))
-        self._closers = tuple((f"{s.name}.close", s.closed) for s in (metrics, logs, traces))
+        # The watch comes right behind the count: a request is counted, or lost with its worker, and never both.
+        self._closers = tuple((f"{s.name}.close", s.closed) for s in (metrics, self.watch, logs, traces))
         self._metrics = metrics
         self._reporter = reporter
         self._told: dict[str, float] = {}
         self._observers: tuple[Observer, ...] = ()
-        self._begun = False
+        self._begun = self._serving = False
         self._begin_lock = Lock()
+        self._findings_lock = Lock()
         self.ask(detectors)
         if hasattr(os, "register_at_fork"):
             child = weakref.WeakMethod(self._after_fork)
@@ -163,8 +113,9 @@ class Pipeline:
         return before
 
     def _after_fork(self) -> None:
-        self._begun = False
+        self._begun = self._serving = False
         self._begin_lock = Lock()
+        self._findings_lock = Lock()
 
     def begin(self) -> None:
         """Start what must run in the process that serves (exporters): at the first request or lifespan startup."""
@@ -179,6 +130,24 @@ class Pipeline:
                     self.failed(f"{signal.name}.begin", error)
             self._each_judge("begin")
 
+    @property
+    def serving(self) -> bool:
+        """Whether it has begun to watch."""
+        return self._serving
+
+    def serve(self) -> None:
+        """Start to watch, once this process has its first request: only then is it sure on which socket it serves."""
+        if not self._begun:
+            self.begin()
+        with self._begin_lock:
+            if self._serving:
+                return
+            try:
+                self.watch.begin()
+            except Exception as error:
+                self.failed("watch.begin", error)
+            self._serving = True  # not before: a request beside this one waits, or no heir would know of it
+
     def _each_judge(self, step: str) -> None:
         for judge in self._judges:
             try:
@@ -191,14 +160,9 @@ class Pipeline:
     def open(self, exchange: Exchange, request_id: str | None) -> None:
         """Begin the record: ids, span, in-flight gauge. Never raises."""
         exchange.pipeline = self
-        if not self._begun:
-            self.begin()
+        if not self._serving:
+            self.serve()
         for stage, opened in self._openers:
-            try:
-                opened(exchange)
-            except Exception as error:
-                self.failed(stage, error)
-        for stage, opened in self._watchers:
             try:
                 opened(exchange)
             except Exception as error:
@@ -207,6 +171,22 @@ class Pipeline:
             exchange.request_id = request_id
         else:
             exchange.request_id = exchange.trace_id
+        try:
+            self.watch.opened(exchange)
+        except Exception as error:
+            self.failed("watch.open", error)
+        for stage, opened in self._watchers:
+            try:
+                opened(exchange)
+            except Exception as error:
+                self.failed(stage, error)
+
+    def answering(self, exchange: Exchange) -> None:
+        """The last byte of the answer is about to be handed to the server. Never raises."""
+        try:
+            self.watch.answering(exchange)
+        except Exception as error:
+            self.failed("watch.answering", error)
 
     def enter(self, exchange: Exchange) -> Entered:
         """Make the exchange current for application code; give the result to `leave` in the same context."""
@@ -294,6 +274,40 @@ class Pipeline:
         except Exception as error:
             self.failed(f"detectors.{name}", error)
 
+    def tell(self, name: str, exchange: Exchange, evidence: Mapping[str, Any]) -> None:
+        """A request is in trouble now: count it and write a line at once, for it may never end. Never raises.
+
+        May be called from any thread. The canonical line and the span show the last of it again, without counting.
+        """
+        try:
+            detector = self.detectors.get(name)
+            if detector is None or exchange.closed:
+                return
+            found = detector.finding(exchange, evidence)
+            finding = replace(found, http_route=self.route_now(exchange), told=True)
+            with self._findings_lock:
+                before = [one for one in exchange.findings if one.finding == name]
+                others = tuple(one for one in exchange.findings if one.finding != name)
+                finding = replace(finding, times=1 + sum(one.times for one in before))
+                exchange.findings = (*others, finding)
+            self._metrics.count_finding(finding)
+            said = {"finding": name, "severity": finding.severity, "why": finding.why, **finding.evidence}
+            token = _current.set(exchange)  # the line is to carry the ids of that request
+            try:
+                self.logs.emit("warning", FINDING_EVENT, "obskit.findings", said)
+            finally:
+                _current.reset(token)
+        except Exception as error:
+            self.failed(f"detectors.{name}", error)
+
+    def route_now(self, exchange: Exchange) -> str:
+        """The route of a request that still runs: as named until now, else as its framework would route it."""
+        route = exchange.http_route
+        if route is None and self.route_for is not None:
+            method, path = exchange.method_original or exchange.method, exchange.url_path
+            route = self.route_for(method, path[len(exchange.path_prefix) :])
+        return route or UNMATCHED_ROUTE
+
     def session_ended(self, exchange: Exchange) -> None:
         """The application ends the session of this request (`exchange.session`) on purpose. Never raises."""
         for judge in self._judges:
@@ -316,20 +330,23 @@ class Pipeline:
 
     def _found(self, exchange: Exchange, detector: Detector, evidence: Mapping[str, Any]) -> None:
         finding = detector.finding(exchange, evidence)
-        for index, known in enumerate(exchange.findings):
-            if known.finding == finding.finding and known.evidence == finding.evidence:
-                again = (replace(known, times=known.times + 1),)
-                exchange.findings = exchange.findings[:index] + again + exchange.findings[index + 1 :]
+        with self._findings_lock:
+            for index, known in enumerate(exchange.findings):
+                if known.finding == finding.finding and known.evidence == finding.evidence:
+                    again = (replace(known, times=known.times + 1),)
+                    exchange.findings = exchange.findings[:index] + again + exchange.findings[index + 1 :]
+                    return
+            if len(exchange.findings) < MAX_FINDINGS:
+                exchange.findings += (finding,)
                 return
-        if len(exchange.findings) >= MAX_FINDINGS:
-            self.dropped("findings", "too_many")
-            return
-        exchange.findings += (finding,)
+        self.dropped("findings", "too_many")
 
     def answer(
         self, endpoint: Endpoint, method: str, headers: Mapping[str, str], client: str | None
     ) -> Answer:
         """Ask an endpoint of ours; a 503 if it fails. Never raises."""
+        if not self._serving:
+            self.serve()
         try:
             return endpoint(method, headers, client)
         except Exception as error:
@@ -389,3 +406,14 @@ class Pipeline:
             except Exception as error:
                 self.failed(f"{signal.name}.shutdown", error)
         self._each_judge("shutdown")
+        try:
+            self.watch.shutdown()
+        except Exception as error:
+            self.failed("watch.shutdown", error)
+
+    def goodbye(self) -> None:
+        """This process is about to end in good order. Never raises."""
+        try:
+            self.watch.goodbye()
+        except Exception as error:
+            self.failed("watch.goodbye", error)

@@ -23,18 +23,12 @@ import os
 import secrets
 import stat
 import struct
-import tempfile
 import time
 from hashlib import blake2b
 from typing import NamedTuple, Self
 from zlib import crc32
 
-try:
-    import fcntl
-
-    _UNIX = True
-except ImportError:  # every process remembers for itself
-    _UNIX = False
+from obskit import folders
 
 LAYOUT = 1
 MARKS = 4
@@ -55,8 +49,6 @@ _SLOTS_AT = 128
 # What another worker wrote after our own clock was read is later than it, by as long as we were kept waiting.
 _SLACK_NS = 1_000_000_000
 _FAR_NS = 3_600_000_000_000
-_LOCK_TRIES = 200
-_LOCK_PAUSE_S = 0.005
 MAX_TIMES = 0xFFFF
 
 
@@ -100,11 +92,11 @@ class Table:
             raise ValueError(f"slots of a table: saw {slots}, expected a power of two from {_WAYS}")
         size = _SLOTS_AT + slots * _SLOT_SIZE
         why = "no way to share memory on this system"
-        if _UNIX and _one_clock():
+        if folders.UNIX and _one_clock():
             # A name of ours for whatever the service is called, and none that a folder's listing gives away.
             whose = blake2b(service.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
             file = f"{name}-{LAYOUT}-{slots}-{whose}"
-            for place in _places(directory):
+            for place in folders.places(directory):
                 try:
                     return cls(_shared(place, file, size, slots), slots, shared=True)
                 except (OSError, ValueError) as error:
@@ -203,66 +195,27 @@ def _one_clock() -> bool:
     return len(set(clocks)) == 1
 
 
-def _places(directory: str | None) -> tuple[str, ...]:
-    if directory is not None:
-        return (directory,)
-    places = ["/dev/shm"] if os.path.isdir("/dev/shm") else []
-    try:
-        places.append(tempfile.gettempdir())
-    except OSError:
-        pass
-    return tuple(places)
-
-
 def _head(slots: int) -> bytes:
     """What the head of a table of today must begin with: all of it but the key."""
-    return _HEAD.pack(_MAGIC, LAYOUT, slots, _boot(), b"")[:_KEY_AT]
-
-
-def _boot() -> bytes:
-    try:
-        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
-            return bytes.fromhex(file.read(64).decode("ascii").strip().replace("-", ""))[:16]
-    except (OSError, ValueError):
-        return b""
+    return _HEAD.pack(_MAGIC, LAYOUT, slots, folders.boot(), b"")[:_KEY_AT]
 
 
 def _shared(place: str, file: str, size: int, slots: int) -> mmap.mmap:
     """The file mapped, made if it is not there. Raises OSError where that cannot be had safely."""
-    folder = _own_folder(place)
+    folder = folders.own(place)
     try:
         head = _head(slots)
         memory = _existing(folder, file, size, head)
         if memory is not None:
             return memory
-        _lock(folder)
+        folders.lock(folder)
         try:
             # Another worker may have made it while this one waited.
             return _existing(folder, file, size, head) or _made(folder, file, size, head)
         finally:
-            fcntl.flock(folder, fcntl.LOCK_UN)
+            folders.unlock(folder)
     finally:
         os.close(folder)
-
-
-def _own_folder(place: str) -> int:
-    """An open descriptor of our own folder: what is done through it cannot be led elsewhere by a link."""
-    path = os.path.join(place, f"obskit-{os.geteuid()}")
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        pass
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        found = os.fstat(folder)
-        if found.st_uid != os.geteuid():
-            raise PermissionError(errno.EPERM, "belongs to another user", path)
-        if found.st_mode & 0o077:
-            os.fchmod(folder, 0o700)
-    except BaseException:
-        os.close(folder)
-        raise
-    return folder
 
 
 def _existing(folder: int, file: str, size: int, head: bytes) -> mmap.mmap | None:
@@ -298,7 +251,7 @@ def _made(folder: int, file: str, size: int, head: bytes) -> mmap.mmap:
         new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder
     )
     try:
-        _fill(opened, size)
+        folders.fill(opened, size)
         os.pwrite(opened, head + secrets.token_bytes(16), 0)
         memory = mmap.mmap(opened, size)
         os.replace(new, file, src_dir_fd=folder, dst_dir_fd=folder)
@@ -308,25 +261,3 @@ def _made(folder: int, file: str, size: int, head: bytes) -> mmap.mmap:
     finally:
         os.close(opened)
     return memory
-
-
-def _fill(opened: int, size: int) -> None:
-    # Every block is taken now: on a full disk a later write to the mapping would end the process with SIGBUS.
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(opened, 0, size)
-    else:
-        zeros = memoryview(bytes(size))
-        done = 0
-        while done < size:
-            done += os.pwrite(opened, zeros[done:], done)
-
-
-def _lock(folder: int) -> None:
-    for _ in range(_LOCK_TRIES):
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(_LOCK_PAUSE_S)
-        else:
-            return
-    raise TimeoutError(errno.ETIMEDOUT, "another process holds the folder")

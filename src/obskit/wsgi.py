@@ -185,11 +185,16 @@ class _Call:
                 if exchange.first_byte_ns is None:
                     exchange.first_byte_ns = perf_counter_ns()
                     exchange.response_head = bytes(data[:HEAD_BYTES])
+                declared = exchange.declared_response_bytes
+                if declared is not None and exchange.response_bytes >= declared:
+                    self.pipeline.answering(exchange)
 
     def exhausted(self) -> None:
         """The application has given its last byte; headers go out now if no byte did."""
         exchange = self.exchange
         exchange.last_byte_ns = perf_counter_ns()
+        if not exchange.response_bytes or exchange.declared_response_bytes is None:
+            self.pipeline.answering(exchange)  # the end of the body is only now known
         exchange.response_started = exchange.response_complete = self.started or exchange.response_started
 
     def closed_early(self) -> None:
@@ -372,11 +377,14 @@ def _read_environ(environ: Environ, carrier_keys: tuple[tuple[str, str], ...]) -
     """The exchange with all that is known before the application runs, and the client's request id."""
     get = environ.get
     original = get("REQUEST_METHOD", "GET")
-    path = get("SCRIPT_NAME", "") + get("PATH_INFO", "")
+    prefix = get("SCRIPT_NAME", "")
+    path = prefix + get("PATH_INFO", "")
     if not path.isascii():
         # PEP 3333 hands bytes over as latin-1.
         path = path.encode("latin-1", "replace").decode("utf-8", "replace")
     exchange = Exchange("http", original, path)
+    if prefix:
+        exchange.path_prefix = prefix.encode("latin-1", "replace").decode("utf-8", "replace")
     exchange.request = environ
     if original not in HTTP_METHODS:
         exchange.method = OTHER_METHOD
@@ -399,6 +407,7 @@ def _read_environ(environ: Environ, carrier_keys: tuple[tuple[str, str], ...]) -
                 carrier = {}
             carrier[name] = value
     exchange.carrier = carrier
+    exchange.queue_start = get("HTTP_X_REQUEST_START") or get("HTTP_X_QUEUE_START")
     return exchange, get("HTTP_X_REQUEST_ID")
 
 

@@ -202,3 +202,20 @@ def test_a_second_server_span_of_djangos_instrumentor_is_told(install: Any, line
         handler.get_response = lambda request: HttpResponse()
         install(handler)
         assert "server_span.second" in [line["event"] for line in lines()]
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("/", "/"),
+        ("/orders/7", "/orders/<int:order_id>"),
+        ("/orders/seven", None),
+        ("/api/v1/items/3", "/api/v1/items/<int:pk>"),
+        ("/articles/2026/", "/articles/<year>/"),
+        ("/articles/2026", None),
+        ("/nowhere", None),
+        ("", None),
+    ],
+)
+def test_the_route_that_a_request_would_meet_can_be_asked_for(path: str, route: str | None) -> None:
+    assert adapter.route_for(WSGIHandler(), "GET", path) == route

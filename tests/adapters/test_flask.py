@@ -276,3 +276,24 @@ def test_installing_does_not_make_the_apps_logger(install: Any) -> None:
     app = site()
     install(app)
     assert "logger" not in vars(app)
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "route"),
+    [
+        ("/orders/7", "GET", "/orders/<int:order_id>"),
+        ("/orders/7", "HEAD", "/orders/<int:order_id>"),
+        ("/orders/7", "DELETE", None),
+        ("/orders/seven", "GET", None),
+        ("/slashed", "GET", None),
+        ("/slashed/", "GET", "/slashed/"),
+        ("/api/inner/items/3", "GET", "/api/inner/items/<int:pk>"),
+        ("/static/none.css", "GET", "/static/<path:filename>"),
+        ("/nowhere", "GET", None),
+        ("", "GET", None),
+    ],
+)
+def test_the_rule_that_a_request_would_meet_can_be_asked_for(
+    path: str, method: str, route: str | None
+) -> None:
+    assert adapter.route_for(site(), method, path) == route

@@ -406,3 +406,53 @@ def test_the_context_of_another_route_says_nothing_of_this_one() -> None:
 
 def test_the_openapi_schema_is_what_it_was(install: Any) -> None:
     assert install(shop()).openapi() == shop().openapi()
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "route"),
+    [
+        ("/", "GET", "/"),
+        ("/orders/7", "HEAD", "/orders/{order_id}"),
+        ("/orders/7", "DELETE", None),
+        ("/orders/seven", "GET", None),
+        ("/files/a/b/c", "GET", "/files/{name}"),
+        ("/api/", "GET", "/api/"),
+        ("/api/v1/x", "GET", "/api/v1/{thing}"),
+        ("/api/inner/x", "GET", "/api/inner/x"),
+        ("/api/nothing", "GET", None),
+        ("/tenants/t1/items/3", "GET", "/tenants/{tenant}/items/{item}"),
+        ("/tenants/t1/deep/", "GET", "/tenants/{tenant}/deep/"),
+        ("/static/there.txt", "GET", "/static/{path}"),
+        ("/opaque/anything", "GET", "/opaque/{path}"),
+        ("/hosted/1", "GET", "/hosted/{x}"),
+        ("/ws/7", "GET", "/ws/{room}"),
+        ("/sockets/7", "GET", "/sockets/{room}"),
+        ("/nowhere", "GET", None),
+        ("", "GET", None),
+    ],
+)
+def test_the_template_that_a_request_would_meet_can_be_asked_for(
+    path: str, method: str, route: str | None, tmp_path: Any
+) -> None:
+    assert adapter.route_for(site(tmp_path), method, path) == route
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("/api/v1/items/3", "/api/v1/items/{item_id}"),
+        ("/mounted/t1/sub/v1/items/3", "/mounted/{tenant}/sub/v1/items/{item_id}"),
+        ("/sync/1", "/sync/{x}"),
+        ("/docs", "/docs"),
+        ("/plain/1", "/plain/{x}"),
+        ("/nothing", None),
+    ],
+)
+def test_so_can_those_of_included_routers_and_mounted_apps(path: str, route: str | None) -> None:
+    assert adapter.route_for(shop(), "GET", path) == route
+
+
+def test_mounts_deeper_than_any_house_can_be_asked_for_without_end() -> None:
+    app = Starlette()
+    app.routes.append(Mount("/again", app))
+    assert adapter.route_for(app, "GET", "/again" * 30) is None

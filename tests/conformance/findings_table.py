@@ -24,6 +24,11 @@ ELSEWHERE: Mapping[str, str] = {
     "and Starlette's SessionMiddleware, under FastAPI too. A plain WSGI or ASGI app has no session that obskit knows.",
     "timeout": "gunicorn's sync worker alone raises into the app when its time is over. The other servers kill the "
     "worker, cut the connection without telling the app, or set no limit.",
+    "worker_died": "Wherever a worker can die and a process of the same service can look: gunicorn (sync, gthread, "
+    "uvicorn worker), uvicorn, granian and hypercorn; where there is one process alone, at its next start.",
+    "request_stuck": "A matter of the application's code, on every server alike: threads under WSGI, tasks and thread "
+    "pools under asyncio and uvloop.",
+    "event_loop_blocked": "Every ASGI server that runs the application on asyncio or uvloop. WSGI has no loop.",
     "cancelled": "Any ASGI server that cancels the task while its client waits, as on a forced stop; under WSGI a "
     "worker that has to exit in the middle of a request.",
 }

@@ -30,6 +30,15 @@ NO_DATA: dict[tuple[str, str], tuple[str, frozenset[str]]] = {
         ),
         _NO_FINDINGS,
     ),
+    ("obskit-runtime", "Requests lost with their worker"): (
+        "the shop, which is the one that is chosen, has lost none",
+        frozenset({"one"}),
+    ),
+    ("obskit-runtime", "Capacity in use"): (
+        "of the servers of this run only that of the orders sets a limit",
+        frozenset({"one", "several"}),
+    ),
+    ("obskit-runtime", "Queue time in front"): ("there is no proxy in front", frozenset(CHOICES)),
     ("obskit-telemetry", "Errors of obskit itself"): (
         "the shop, which is the one that is chosen, has none: that is how it should be",
         frozenset({"one"}),

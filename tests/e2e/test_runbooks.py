@@ -27,6 +27,10 @@ NOTHING_TO_FIND = {
     ("ObskitCardinalityLimit", 'sum(rate(obskit_http_server_outcomes_total{job="shop",http_route="other"}'): (
         "the alert comes before the limit is reached"
     ),
+    ("ObskitCapacityExhausted", "sum by (instance) (http_server_active_requests"): (
+        "the servers of this run set no limit"
+    ),
+    ("ObskitRequestsQueue", "histogram_quantile(0.95"): "there is no proxy in front",
     ("ObskitClientDisconnects", "histogram_quantile(0.5, sum by (le, http_route)"): (
         "the clients of this run leave after the status, and it asks about those that left before"
     ),
@@ -34,7 +38,7 @@ NOTHING_TO_FIND = {
     ("ObskitLogsSilent", "sum by (stage) (increase(obskit_internal_errors_total"): _CLEAN,
     ("ObskitLogsSilent", "sum by (reason) (increase(obskit_telemetry_dropped_total"): _CLEAN,
     ("ObskitServerTimeouts", "sum by (http_route) (obskit_findings_total"): (
-        "the worker that is ended takes its counters along, so this run brings none about"
+        "no server of this run ends a request for its length"
     ),
     ("ObskitTrafficDrop", "topk(10, (job_route:http_server_requests:rate5m"): _NO_YESTERDAY,
 }

@@ -42,7 +42,7 @@ EXCLUSIONS = (
     ),
     Exclusion(
         "counters_as_rates",
-        r"obskit-(silent-failures|telemetry): .+ in last_over_time$",
+        r"obskit-(runtime|silent-failures|telemetry): .+ in last_over_time$",
         "a rare event is the birth of a series, which increase() cannot see: its height is the number of events",
     ),
     Exclusion(

@@ -22,6 +22,8 @@ class Mutation(NamedTuple):
     field: str = "expr"
 
 
+YOUNG = "time() - min by (job, instance) (process_start_time_seconds) < 600"
+
 MUTATIONS = [
     # The gate that keeps one error of a cold service from waking anybody: the mean of what there is, not its sum.
     Mutation(
@@ -47,9 +49,7 @@ MUTATIONS = [
     Mutation("ObskitNewExceptionType", "[1d] offset 15m", "[20m] offset 15m"),
     Mutation("ObskitClientDisconnects", "<= 2 *", "<= 0 *"),
     # The rare-event form without its second half, without its guard, and with a look back over a restart.
-    Mutation(
-        "ObskitTruncatedResponses", "time() - process_start_time_seconds < 600", "process_start_time_seconds"
-    ),
+    Mutation("ObskitTruncatedResponses", YOUNG, "process_start_time_seconds"),
     Mutation("ObskitTruncatedResponses", ")) > 0 or", ")) > 0 or 0 *"),
     Mutation("ObskitRequestsCancelled", "[10m] offset 10m", "[1h] offset 10m"),
     Mutation("ObskitRaisedAfterHeaders", "15m", "10m", "keep_firing_for"),
@@ -61,9 +61,9 @@ MUTATIONS = [
     Mutation("ObskitResponseSizeCollapse", "[30m] offset 1d", "[1d] offset 1h"),
     Mutation("ObskitBackgroundFailures", 'finding="background_failure"', 'finding!="background_failure"'),
     Mutation("ObskitServerTimeouts", ")) > 0 or", ")) > 2 or"),
-    Mutation(
-        "ObskitPartialWrites", "time() - process_start_time_seconds < 600", "process_start_time_seconds"
-    ),
+    Mutation("ObskitPartialWrites", YOUNG, "process_start_time_seconds"),
+    # Some worker is young: what all of them have counted is old.
+    Mutation("ObskitRequestsLost", "min by (job, instance) (process", "max by (job, instance) (process"),
     Mutation("ObskitRetryStorm", '"retry_storm"', '"duplicate_request"'),
     Mutation("ObskitInvariantFailed", 'result="failed"', 'result="held"'),
     Mutation("ObskitInvariantFailed", "[10m] offset 10m", "[10m] offset 1m"),
@@ -82,6 +82,19 @@ MUTATIONS = [
     Mutation("ObskitSessionsLost", ">= 20", ">= 19"),
     Mutation("ObskitSessionsLost", "> 5 *", "> 3 *"),
     Mutation("ObskitRestartLoop", "unless resets(process_start_time_seconds[15m]) > 0", ""),
+    Mutation("ObskitRestartLoop", 'unless resets(obskit_worker_exits_total{reason="exited"}[15m]) > 1', ""),
+    Mutation("ObskitRestartLoop", "> 1) and on", "> 0) and on"),
+    Mutation("ObskitWorkersDying", '"timeout|oom|died"', '"timeout|oom|died|unknown"'),
+    Mutation("ObskitWorkersMissing", "<= 0.5 *", "<= 0.75 *"),
+    Mutation(
+        "ObskitWorkersMissing",
+        "quantile_over_time(0.5, obskit_workers",
+        "quantile_over_time(0, obskit_workers",
+    ),
+    Mutation("ObskitOldestRequest", "> 60", ">= 60"),
+    Mutation("ObskitEventLoopLag", "histogram_quantile(0.99", "histogram_quantile(0.999"),
+    Mutation("ObskitRequestsStuck", '"request_stuck"', '"client_disconnect"'),
+    Mutation("ObskitEventLoopBlocked", ")) > 0 or", ")) > 0 or 0 *"),
     Mutation(
         "ObskitMemoryGrowth",
         "and process_resident_memory_bytes > 1.05 * process_resident_memory_bytes offset 30m",
@@ -90,6 +103,17 @@ MUTATIONS = [
     Mutation("ObskitFdExhaustion", "> 0.8", ">= 0.8"),
     Mutation("ObskitRequestsPileUp", ">= 10", ">= 9"),
     Mutation("ObskitCpuSaturated", "> 0.95", "> 0.94"),
+    Mutation("ObskitCpuSaturated", "max by (job, instance)", "sum by (job, instance)"),
+    Mutation("ObskitCapacityExhausted", "> 0.9", ">= 0.9"),
+    Mutation("ObskitRequestsQueue", "histogram_quantile(0.95", "histogram_quantile(0.99"),
+    Mutation("ObskitRequestsQueue", ">= 10", ">= 9"),
+    Mutation("ObskitBacklogFull", "> 0.5", ">= 0.5"),
+    Mutation(
+        "ObskitThreadpoolExhausted",
+        "obskit_threadpool_queue_depth) > 0",
+        "obskit_threadpool_queue_depth) >= 0",
+    ),
+    Mutation("ObskitGcPauses", "/ sum by (job, instance) (obskit_workers)", ""),
     Mutation("ObskitTelemetryExportFailing", "> 0.5", ">= 0.5"),
     Mutation("ObskitCardinalityLimit", "max by (job, metric)", "sum by (job, metric)"),
     Mutation("ObskitLogsSilent", "< 0.1 *", "< 0 *"),

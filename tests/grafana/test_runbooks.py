@@ -7,6 +7,7 @@ import logging
 import re
 import shlex
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,7 @@ def _write_lines(install: Callable[..., Any]) -> None:
     ):
         _request(app, path)
     _request(app, "/stream", leave=True)
+    _request(app, "/waited", HTTP_X_REQUEST_START=f"t={time.time() - 3:.3f}")
     app.pipeline.failed("logs.close", ValueError("a processor that raises"))
     logging.getLogger("opentelemetry.exporter.otlp").warning("Transient error, retrying")
     logging.getLogger("shop").error("accept failed: Too many open files")
@@ -254,12 +256,13 @@ def _parts(path: str) -> Iterator[bytes]:
     yield b"more" if path != "/short" else b""
 
 
-def _request(app: Any, path: str, *, leave: bool = False) -> None:
+def _request(app: Any, path: str, *, leave: bool = False, **more: str) -> None:
     environ = {
         "REQUEST_METHOD": "GET",
         "PATH_INFO": path,
         "HTTP_USER_AGENT": "curl/8.5.0",
         "REMOTE_ADDR": "127.0.0.1",
+        **more,
     }
     try:
         body = app(environ, lambda *_: lambda _data: None)

@@ -227,6 +227,14 @@ def test_the_page_has_the_applications_own_metrics_and_the_process(
         assert f"\n{name}" in text
 
 
+def test_a_number_of_this_process_is_shown_once_and_with_its_worker(house: Make) -> None:
+    text = house().scrape().body.decode()
+    for name in ("process_cpu_seconds_total", "process_open_fds", "python_gc_collections_total"):
+        assert text.count(f"# TYPE {name} ") == 1
+        assert all('worker="0"' in line for line in text.splitlines() if line.startswith(name))
+    assert "\npython_info{" in text
+
+
 @pytest.fixture
 def failing() -> Iterator[None]:
     class Failing(prometheus_client.registry.Collector):

@@ -300,8 +300,11 @@ def _ended() -> Exchange:
 
 
 def test_the_canonical_line_has_every_key_of_the_contract_in_its_order() -> None:
-    line = read(FORMAT.canonical(_ended()))
+    exchange = _ended()
+    exchange.queue_s = 1.23456789
+    line = read(FORMAT.canonical(exchange))
     assert list(line) == [key for key in CANONICAL_KEYS if key not in ("exception", "evidence")]
+    assert line["queue_s"] == 1.234568
     assert (line["duration_s"], line["ttfb_s"], line["worker_pid"]) == (0.25, 0.1, 4711)
     assert (line["client_address"], line["user_agent"]) == (None, None)
 
@@ -320,7 +323,11 @@ def test_a_file_the_server_sent_whole_has_its_bytes() -> None:
     assert read(FORMAT.canonical(exchange))["response_bytes"] == 5
 
 
-@pytest.mark.parametrize("key", sorted(set(CANONICAL_KEYS) - {"exception", "evidence"}))
+def test_a_request_of_which_nobody_knows_how_long_it_waited_says_nothing_of_it() -> None:
+    assert "queue_s" not in read(FORMAT.canonical(_ended()))
+
+
+@pytest.mark.parametrize("key", sorted(set(CANONICAL_KEYS) - {"exception", "evidence", "queue_s"}))
 def test_a_bound_fact_does_not_replace_a_key_of_the_canonical_line(key: str) -> None:
     exchange = _ended()
     exchange.facts = {key: "theirs"}

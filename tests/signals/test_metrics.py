@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
+from obskit import names
 from obskit.exchange import Exchange, Outcome
-from obskit.names import HTTP_METHODS, OTHER_METHOD
+from obskit.names import HTTP_METHODS, OTHER_METHOD, Metric
+from obskit.signals import process
 from obskit.signals.metrics import Metrics
 from obskit.version import __version__
 from tests.signals.conftest import House
@@ -214,3 +217,80 @@ def test_an_exchange_that_never_closed_is_in_flight_and_nothing_else() -> None:
     metrics.opened(Exchange("http", "GET", "/"))
     metrics.opened(Exchange("websocket", "GET", "/"))
     assert metrics._active_cells["GET"].value == 1
+
+
+def test_every_way_a_worker_can_end_is_known_before_the_first(house: Make) -> None:
+    assert house().samples()["obskit_worker_exits_total"] == {
+        labels(reason=reason): 0 for reason in ("exited", "timeout", "oom", "died", "unknown")
+    }
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [names.REQUEST_CAPACITY, names.LISTEN_BACKLOG, names.LISTEN_BACKLOG_LIMIT, names.OLDEST_REQUEST_AGE,
+     names.THREADPOOL_THREADS, names.THREADPOOL_THREADS_MAX, names.THREADPOOL_QUEUE],
+    ids=lambda metric: metric.name,
+)  # fmt: skip
+def test_a_gauge_nobody_knows_is_absent_and_not_zero(metric: Metric) -> None:
+    metrics = Metrics(10)
+    assert metrics.store.look()[metric.name] == {}
+    metrics.set(metric, 0)
+    assert metrics.store.look()[metric.name][()].numbers == [0]
+    metrics.forget(metric)
+    assert metrics.store.look()[metric.name] == {}
+
+
+def test_histograms_of_the_watch_are_there_before_the_first_observation() -> None:
+    page = Metrics(10).store.look()
+    for metric in (names.QUEUE_DURATION, names.EVENT_LOOP_LAG, names.GC_PAUSE):
+        assert set(page[metric.name][()].numbers) == {0}
+
+
+def test_alone_there_is_one_worker_and_its_number_is_0(house: Make) -> None:
+    found = house().samples()
+    assert found["obskit_workers"] == {labels(): 1}
+    assert found["process_resident_memory_bytes"].keys() == {labels(worker="0")}
+    assert found["python_gc_collections_total"].keys() == {
+        labels(generation=str(generation), worker="0") for generation in range(3)
+    }
+
+
+def test_a_finding_told_while_its_request_ran_is_not_counted_again_at_its_end(house: Make) -> None:
+    made = house()
+    with made.request() as exchange:
+        made.pipeline.tell("request_stuck", exchange, {"age_s": 30})
+        exchange.http_route = "/orders/{id}"
+    assert sum(made.samples()["obskit_findings_total"].values()) == 1
+
+
+def test_an_answer_whose_worker_died_is_counted_with_an_outcome_nobody_knows() -> None:
+    metrics = Metrics(10)
+    for status in (200, 503, 0):
+        metrics.count_answer("GET", "/orders", status, 0.25)
+    page = metrics.store.look()
+    assert page["obskit_http_server_outcomes_total"]["/orders", "unknown"].numbers == [3]
+    assert page[DURATION].keys() == {
+        ("GET", "/orders", "200", ""), ("GET", "/orders", "503", "503"), ("GET", "/orders", "", "")
+    }  # fmt: skip
+
+
+def test_what_takes_long_to_ask_of_the_process_is_asked_seldom_but_for_a_scrape(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    metrics, clock = Metrics(10), [100.0]
+    spent = iter([0.0, 0.01] * 4)
+    time = SimpleNamespace(monotonic=lambda: clock[0], thread_time=lambda: next(spent))
+    monkeypatch.setattr(process, "time", time)
+
+    def asked(work: Callable[[], Any]) -> bool:
+        metrics.set(names.PROCESS_OPEN_FDS, -1)
+        work()
+        return metrics.store.page()["process_open_fds"]["0",].numbers != [-1]
+
+    assert asked(metrics.publish)
+    clock[0] += 3.9
+    assert not asked(metrics.publish)
+    assert asked(metrics.store.look)
+    clock[0] += 4.1
+    assert asked(metrics.publish)
+    assert asked(metrics.leave)

@@ -13,6 +13,7 @@ import flask
 from gunicorn.workers.base import Worker
 
 import obskit
+from obskit.exchange import Exchange
 
 Install = Callable[..., Any]
 ROUTE = "/orders/{order_id}"
@@ -32,6 +33,41 @@ def write_findings(install: Install, state_dir: Path) -> None:
     for _ in range(16):
         _request(app, "/orders/create", method="POST", body=b'{"item":"tea"}')
     _lost_session(install, options)
+    _seen_from_outside(app)
+
+
+def _seen_from_outside(app: Any) -> None:
+    """What a watch tells of requests: one that hangs, one that blocks the loop, and one whose worker has died.
+
+    The lines are the pipeline's own; how each is seen is shown by tests on real servers (tests/e2e).
+    """
+    pipeline = app.pipeline
+    at = {"http_request_method": "GET", "http_route": ROUTE, "url_path": "/orders/7"}
+    where = {
+        "where": "shop/orders.py:41 in reserve",
+        "doing": "in time.sleep",
+        "runs_in": "thread MainThread",
+        "stack": ("shop/orders.py:12 in order", "shop/orders.py:41 in reserve"),
+    }
+    pipeline.route_for = lambda method, path: ROUTE
+    for name, evidence in (
+        ("request_stuck", {"waited_s": 10.2, "age_s": 10.2, **at, "phase": "open", **where}),
+        ("event_loop_blocked", {**at, "blocked_s": 0.38, **where}),
+    ):
+        environ = {
+            "REQUEST_METHOD": "GET",
+            "PATH_INFO": "/orders/told",
+            "wsgi.input": io.BytesIO(),
+            "told": (name, evidence),
+        }
+        list(app(environ, lambda *_: lambda _data: None))
+    dead = Exchange("http", "GET", "/orders/7")
+    dead.trace_id, dead.span_id = "5f" * 16, "5f" * 8
+    dead.request_id = dead.trace_id
+    lost = {**at, "phase": "open", "age_s": 1.688, "reason": "died", "worker_pid": 4711}
+    pipeline.tell("worker_died", dead, lost)
+    said = {"worker_pid": 4711, "worker": 1, "reason": "died", "requests_lost": 1, "lived_s": 86400.0}
+    pipeline.logs.emit("warning", "worker.ended", "obskit", said)
 
 
 def _shop(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
@@ -40,6 +76,8 @@ def _shop(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
     exchange.name_route({"list": "/orders", "create": "/checkout"}.get(path, ROUTE))
     if path == "none":
         return []
+    if path == "told":
+        exchange.pipeline.tell(environ["told"][0], exchange, environ["told"][1])
     environ["wsgi.input"].read()
     headers = [("Content-Type", "application/json")]
     start_response("200 OK", [*headers, ("Content-Length", "10")] if path == "short" else headers)
@@ -137,9 +175,12 @@ def _lost_session(install: Install, options: dict[str, Any]) -> None:
 
 
 def found(text: str) -> dict[str, dict[str, Any]]:
-    """The first line of each finding, by its name."""
-    lines: dict[str, dict[str, Any]] = {}
+    """The first canonical line of each finding, by its name; the finding's own line where there is no canonical one."""
+    canonical: dict[str, dict[str, Any]] = {}
+    own: dict[str, dict[str, Any]] = {}
     for line in map(json.loads, text.splitlines()):
         for name in line.get("findings", []):
-            lines.setdefault(name, line)
-    return lines
+            canonical.setdefault(name, line)
+        if line["event"] == "obskit.finding":
+            own.setdefault(line["finding"], line)
+    return {**own, **canonical}

@@ -118,6 +118,19 @@ class FakeLogs(FakeSignal):
         self.notes.told.append(stage)
 
 
+class FakeWatch(FakeSignal):
+    """What sees requests from outside."""
+
+    def answering(self, exchange: Exchange) -> None:
+        self.notes.called("watch.answering")
+
+    def goodbye(self) -> None:
+        self.notes.called("watch.goodbye")
+
+    def shutdown(self, timeout_s: float = 0) -> None:
+        self.notes.called("watch.shutdown")
+
+
 class FakeReporter:
     def __init__(self, notes: Notes) -> None:
         self.notes = notes
@@ -155,6 +168,7 @@ def make_pipeline(
         FakeReporter(notes),
         endpoints,
         detectors,
+        FakeWatch("watch", notes),
     )
     return pipeline, notes
 

@@ -22,18 +22,20 @@ STOP_S = 8.0
 Line = dict[str, Any]
 
 # What follows `python -m`. {bind} is host:port, {port} the port, {app} is "module:attribute".
-# One worker each: a test that reads /metrics must meet the process that served the request.
+# One worker each unless a test asks for more.
 COMMANDS: Mapping[str, tuple[str, ...]] = {
-    "uvicorn": ("uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--loop", "asyncio", "{app}"),
+    "uvicorn": (
+        "uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--workers", "{workers}", "--loop", "asyncio", "{app}",
+    ),
     "uvicorn-uvloop": ("uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--loop", "uvloop", "{app}"),
     "uvicorn-h11": ("uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--http", "h11", "{app}"),
-    "hypercorn": ("hypercorn", "--bind", "{bind}", "--workers", "1", "{app}"),
+    "hypercorn": ("hypercorn", "--bind", "{bind}", "--workers", "{workers}", "{app}"),
     "granian": (
-        "granian", "--interface", "asgi", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1", "{app}",
+        "granian", "--interface", "asgi", "--host", "127.0.0.1", "--port", "{port}", "--workers", "{workers}", "{app}",
     ),
-    "gunicorn-sync": ("gunicorn", "-k", "sync", "-w", "1", "-b", "{bind}", "{app}"),
-    "gunicorn-gthread": ("gunicorn", "-k", "gthread", "--threads", "4", "-w", "1", "-b", "{bind}", "{app}"),
-    "gunicorn-uvicorn": ("gunicorn", "-k", "uvicorn_worker.UvicornWorker", "-w", "1", "-b", "{bind}", "{app}"),
+    "gunicorn-sync": ("gunicorn", "-k", "sync", "-w", "{workers}", "-b", "{bind}", "{app}"),
+    "gunicorn-gthread": ("gunicorn", "-k", "gthread", "--threads", "4", "-w", "{workers}", "-b", "{bind}", "{app}"),
+    "gunicorn-uvicorn": ("gunicorn", "-k", "uvicorn_worker.UvicornWorker", "-w", "{workers}", "-b", "{bind}", "{app}"),
     "waitress": ("waitress", "--listen={bind}", "{app}"),
 }  # fmt: skip
 
@@ -65,11 +67,13 @@ class Server:
         log_dir: Path,
         env: Mapping[str, str] | None = None,
         extra_args: tuple[str, ...] = (),
+        workers: int = 1,
     ) -> None:
         self.name = server
         self.port = free_port()
         bind = f"127.0.0.1:{self.port}"
-        words = [word.format(bind=bind, port=self.port, app=app) for word in COMMANDS[server]]
+        facts = {"bind": bind, "port": self.port, "app": app, "workers": workers}
+        words = [word.format(**facts) for word in COMMANDS[server]]
         self.command = [sys.executable, "-m", words[0], *extra_args, *words[1:]]
         self.cwd = cwd
         log_dir.mkdir(parents=True, exist_ok=True)

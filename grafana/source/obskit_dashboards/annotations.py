@@ -26,7 +26,14 @@ DEPLOYS = (
 def event_lines() -> list[Builder[models.AnnotationQuery]]:
     """Both kinds, switched on, with a switch each at the top of the dashboard."""
     return [
-        _annotation("Restarts", RESTARTS, "orange", "Started", "{{job}} on {{instance}}", value_is_time=True),
+        _annotation(
+            "Restarts",
+            RESTARTS,
+            "orange",
+            "Started",
+            "{{job}} on {{instance}}, worker {{worker}}",
+            value_is_time=True,
+        ),
         _annotation(
             "Deploys", DEPLOYS, "blue", "Version {{service_version}}", "{{job}}", value_is_time=False
         ),

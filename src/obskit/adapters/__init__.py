@@ -31,6 +31,7 @@ class Adapter(Protocol):
     #   attached(app)              what an earlier attach returned, if that is not the app itself
     #   own_tracer_provider(app)   the provider the user gave to the framework's own telemetry
     #   console_handlers(app)      (logger, handler) pairs the framework brings along
+    #   route_for(app, method, path)  the route that a request would meet: for what is rare, the record has it at close
 
 
 def find(app: Any) -> Adapter | None:

@@ -57,6 +57,14 @@ def serves(app: Any, path: str) -> bool:
     return True
 
 
+def route_for(app: Any, method: str, path: str) -> str | None:
+    """The route that a request would meet, whatever its method; None if none does."""
+    try:
+        return template(resolve(path).route)
+    except Resolver404:
+        return None
+
+
 def attach(app: Any, pipeline: Pipeline) -> Any:
     if any(str(name).startswith("opentelemetry.instrumentation.") for name in settings.MIDDLEWARE):
         # Loaded with the handler, before us: nothing that could be undone here.

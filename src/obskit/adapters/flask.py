@@ -8,7 +8,7 @@ from typing import Any
 
 import flask
 from flask.logging import default_handler
-from werkzeug.exceptions import MethodNotAllowed
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import RequestRedirect, Rule
 
 from obskit.adapters import _flask_sessions as sessions
@@ -43,6 +43,15 @@ def service_name(app: Any) -> str | None:
 
 def serves(app: Any, path: str) -> bool:
     return any(rule.rule == path for rule in app.url_map.iter_rules())
+
+
+def route_for(app: Any, method: str, path: str) -> str | None:
+    """The rule that a request would meet; None if none does."""
+    try:
+        rule, _ = app.url_map.bind("localhost").match(path, method, return_rule=True)
+    except HTTPException:  # that is how werkzeug says no, and how it redirects
+        return None
+    return str(rule.rule)
 
 
 def console_handlers(app: Any) -> list[tuple[logging.Logger, logging.Handler]]:

@@ -48,6 +48,34 @@ def serves(app: Any, path: str) -> bool:
     return any(getattr(route, "path", None) == path for route in _flat(app.routes))
 
 
+def route_for(app: Any, method: str, path: str) -> str | None:
+    """The template that a request would meet; None if none does. For what is rare: it matches route by route."""
+    return _route_for(app.routes, method, path, _MAX_MOUNT_DEPTH)
+
+
+def _route_for(routes: Any, method: str, path: str, depth: int) -> str | None:
+    for route in _flat(routes) if depth else ():
+        pattern = getattr(route, "path_regex", None)
+        behind = getattr(route, "routes", None)
+        if pattern is None:  # a Host: no part of the path
+            found = None if behind is None else _route_for(behind, method, path, depth - 1)
+            if found is not None:
+                return found
+            continue
+        match = pattern.match(path)
+        if match is None:
+            continue
+        template = str(route.path_format)
+        if behind is not None or (template.endswith(_MOUNT_TAIL) and not hasattr(route, "methods")):
+            below = _route_for(behind or (), method, "/" + match.group("path"), depth - 1)
+            if below is None and behind:
+                return None  # what is mounted here has routes, and none of them matches
+            return template.removesuffix(_MOUNT_TAIL) + (below or _MOUNT_TAIL)
+        if method in (getattr(route, "methods", None) or (method,)):
+            return template
+    return None
+
+
 def attach(app: Any, pipeline: Pipeline) -> Any:
     """Put the door around the stack: now if it has been built (the app has served), else when it is."""
     finder = RouteFinder(app.router)

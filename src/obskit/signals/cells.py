@@ -1,29 +1,33 @@
 """Metric storage behind prometheus_client's collector interface: plain number cells, resolved once per label set.
 
-prometheus_client's own children cost 0.5 to 1.1 µs per observation and 1.2 to 1.8 µs per `labels()` call; a list
-cell costs 0.1. The registry, the exposition formats and the process collectors stay prometheus_client's.
+prometheus_client's own children cost 0.5 to 1.1 µs per observation and 1.2 to 1.8 µs per `labels()` call; a cell
+costs 0.1. The registry, the exposition formats and the process collectors stay prometheus_client's.
+
+A cell is a place on a shelf (`obskit.signals.shelf`): of this process until it is known with whom it serves, then of
+a file that the other workers read. What is written there is counted, also if the next thing is SIGKILL.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import struct
 import weakref
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from threading import RLock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from prometheus_client.core import (
-    CounterMetricFamily,
-    Exemplar,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-)
 from prometheus_client.core import Metric as ExposedMetric
 
 from obskit import names
 from obskit.names import OVERFLOW, Metric
+from obskit.signals.page import ExemplarFacts, Labels, Page, Series, exposed
+from obskit.signals.shelf import Shelf
+
+if TYPE_CHECKING:
+    from obskit.signals.shelf import View
 
 # Labels whose values come from code we do not own: at the series limit they are counted under 'other'. The rest
 # (method, status, outcome, level ...) is bounded by definition.
@@ -39,72 +43,159 @@ _OPEN_LABELS = frozenset(
         "invariant",
     }
 )
+_EXEMPLAR = struct.Struct("<16sdd")  # trace id, value, unix seconds
+EXEMPLAR_NUMBERS = _EXEMPLAR.size // 8
 
 
-class Histogram:
-    """The cells of one histogram series: a count per bucket, the sum, and the last exemplar of each bucket."""
-
-    __slots__ = ("bounds", "counts", "exemplars", "total")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-        self.exemplars: list[tuple[str, float, float] | None] = [None] * (len(bounds) + 1)
-
-    def observe(self, value: float, exemplar: tuple[str, float, float] | None = None) -> None:
-        """Count `value` (base unit of the metric), with an exemplar (trace id, value, unix seconds) if there is one.
-
-        The caller holds the store's lock.
-        """
-        index = bisect_left(self.bounds, value)
-        self.counts[index] += 1
-        self.total += value
-        if exemplar is not None:
-            self.exemplars[index] = exemplar
+def overflown(metric: Metric, values: Labels) -> Labels:
+    """The label set under which one is counted that a full metric has no room for."""
+    # An empty value says that there is nothing to name: no error must not become some error.
+    return tuple(
+        OVERFLOW if value and label in _OPEN_LABELS else value
+        for label, value in zip(metric.labels, values, strict=True)
+    )
 
 
 class Number:
     """The cell of one counter or gauge series; the caller holds the store's lock."""
 
-    __slots__ = ("value",)
+    __slots__ = ("at", "view")
 
-    def __init__(self) -> None:
-        self.value = 0.0
+    size = 1
+
+    def __init__(self, view: View, at: int) -> None:
+        self.view = view
+        self.at = at
+
+    @property
+    def value(self) -> float:
+        return self.view[self.at]
+
+    @value.setter
+    def value(self, value: float) -> None:
+        self.view[self.at] = value
+
+    def numbers(self) -> list[float]:
+        """All that is kept of this series."""
+        return [self.view[self.at]]
+
+    def move(self, view: View, at: int) -> None:
+        """Lie somewhere else from now on, with the same values."""
+        view[at] = self.view[self.at]
+        self.view, self.at = view, at
+
+
+class Histogram:
+    """The cells of one histogram series: a count per bucket, the sum, and the last exemplar of each bucket."""
+
+    __slots__ = ("at", "bounds", "changed", "exemplars", "sum_at", "view")
+
+    def __init__(self, bounds: tuple[float, ...], view: View, at: int) -> None:
+        self.bounds = bounds
+        self.exemplars: list[ExemplarFacts | None] = [None] * (len(bounds) + 1)
+        self.changed = False
+        """Whether an exemplar is newer than what other workers can see of it."""
+        self._lie(view, at)
+
+    def _lie(self, view: View, at: int) -> None:
+        self.view, self.at, self.sum_at = view, at, at + len(self.bounds) + 1
+
+    def observe(self, value: float, exemplar: ExemplarFacts | None = None) -> None:
+        """Count `value` (base unit of the metric), with an exemplar (trace id, value, unix seconds) if there is one.
+
+        The caller holds the store's lock.
+        """
+        view = self.view
+        index = bisect_left(self.bounds, value)
+        view[self.at + index] += 1.0
+        view[self.sum_at] += value
+        if exemplar is not None:
+            self.exemplars[index] = exemplar
+            self.changed = True
+
+    @property
+    def counts(self) -> list[float]:
+        """Observations per bucket."""
+        return self.view[self.at : self.sum_at].tolist()  # type: ignore[return-value]
+
+    @property
+    def total(self) -> float:
+        """The sum of all observations."""
+        return self.view[self.sum_at]
+
+    def numbers(self) -> list[float]:
+        """Counts, then the sum."""
+        return self.view[self.at : self.sum_at + 1].tolist()  # type: ignore[return-value]
+
+    def move(self, view: View, at: int) -> None:
+        """Lie somewhere else from now on, with the same values."""
+        count = len(self.bounds) + 2
+        for index in range(count):
+            view[at + index] = self.view[self.at + index]
+        self._lie(view, at)
+        self.changed = True
+
+    def publish(self) -> None:
+        """Lay the exemplars beside the numbers, where other workers see them."""
+        self.changed = False
+        raw = self.view.cast("B")
+        at = 8 * (self.sum_at + 1)
+        for index, seen in enumerate(self.exemplars):
+            if seen is not None:
+                _EXEMPLAR.pack_into(
+                    raw, at + index * _EXEMPLAR.size, bytes.fromhex(seen[0]), seen[1], seen[2]
+                )
+
+
+def exemplars_in(data: bytes, place: int, buckets: int) -> list[ExemplarFacts | None]:
+    """What `publish` laid at this place of a file."""
+    found: list[ExemplarFacts | None] = []
+    for index in range(buckets):
+        trace_id, value, at = _EXEMPLAR.unpack_from(data, place + index * _EXEMPLAR.size)
+        found.append((trace_id.hex(), value, at) if at else None)
+    return found
 
 
 class _Family:
     """All series of one metric, by label values in the metric's order, at most `limit` of them."""
 
-    def __init__(self, metric: Metric, limit: int, lock: _Lock) -> None:
+    def __init__(self, metric: Metric, limit: int, store: Store) -> None:
         self.metric = metric
         self.limit = limit
-        self._lock = lock
-        self.series: dict[tuple[str, ...], Any] = {}
+        self._store = store
+        self.series: dict[Labels, Any] = {}
+        self.elsewhere: frozenset[Labels] = frozenset()
+        """What the other workers had when their numbers were last looked at: they share one limit."""
+        self._foreign = 0
 
-    def _child(self, values: tuple[str, ...]) -> Any:
+    def _child(self, values: Labels) -> Any:
         """The cell of one label set; past the limit that of the set with its open labels replaced by 'other'."""
         found = self.series.get(values)
         if found is not None:
             return found
         # One value that no encoding holds would make every scrape fail.
         values = tuple(value.encode("utf-8", "replace").decode("utf-8") for value in values)
-        with self._lock:
-            if len(self.series) >= self.limit and values not in self.series:
-                # An empty value says that there is nothing to name: no error must not become some error.
-                values = tuple(
-                    OVERFLOW if value and label in _OPEN_LABELS else value
-                    for label, value in zip(self.metric.labels, values, strict=True)
-                )
+        with self._store.lock:
+            full = len(self.series) + self._foreign >= self.limit
+            if full and values not in self.series and values not in self.elsewhere:
+                values = overflown(self.metric, values)
             if values not in self.series:
-                self.series[values] = self._new_cell()
+                self.series[values] = self._new_cell(*self._store.take(self.metric, values, self.numbers))
+                self._foreign -= values in self.elsewhere
             return self.series[values]
 
-    def _new_cell(self) -> Any:
-        raise NotImplementedError
+    def meet(self, elsewhere: frozenset[Labels]) -> None:
+        """Hear which label sets other workers have."""
+        with self._store.lock:
+            self.elsewhere = elsewhere
+            self._foreign = len(elsewhere - self.series.keys())
 
-    def exposed(self) -> ExposedMetric:
-        """This family as prometheus_client exposes it."""
+    @property
+    def numbers(self) -> int:
+        """How many numbers one series takes."""
+        return 1
+
+    def _new_cell(self, view: View, at: int) -> Any:
         raise NotImplementedError
 
 
@@ -117,51 +208,45 @@ class NumberFamily(_Family):
     def add(self, amount: float, *values: str) -> None:
         """Add `amount` to one series, taking the lock: for what happens seldom."""
         cell = self.child(*values)
-        with self._lock:
-            cell.value += amount
+        with self._store.lock:
+            cell.view[cell.at] += amount
 
-    def _new_cell(self) -> Number:
-        return Number()
+    def put(self, value: float, *values: str) -> None:
+        """Set one series, taking the lock."""
+        cell = self.child(*values)
+        with self._store.lock:
+            cell.view[cell.at] = value
 
-    def exposed(self) -> ExposedMetric:
-        metric = self.metric
-        family: CounterMetricFamily | GaugeMetricFamily
-        if metric.kind == "counter":
-            family = CounterMetricFamily(metric.name, metric.help, labels=metric.labels)
-        else:
-            family = GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
-        for values, cell in list(self.series.items()):
-            family.add_metric(values, cell.value)
-        return family
+    def forget(self) -> None:
+        """Let all series go: what they told is not known any more. For metrics whose cells nobody keeps."""
+        with self._store.lock:
+            for cell in self.series.values():
+                cell.view[cell.at] = float("nan")  # how other workers hear of it
+            self.series.clear()
+
+    def _new_cell(self, view: View, at: int) -> Number:
+        return Number(view, at)
 
 
 class HistogramFamily(_Family):
     """Histograms of one metric."""
 
-    def __init__(self, metric: Metric, limit: int, lock: _Lock) -> None:
-        super().__init__(metric, limit, lock)
-        # Written as floats ("1.0"): Prometheus 3 renames integer bounds.
-        self._les = [str(float(bound)) for bound in metric.buckets] + ["+Inf"]
-
     def child(self, *values: str) -> Histogram:
         return self._child(values)  # type: ignore[no-any-return]
 
-    def _new_cell(self) -> Histogram:
-        return Histogram(self.metric.buckets)
+    def add(self, value: float, *values: str) -> None:
+        """Observe `value` in one series, taking the lock: for what happens seldom."""
+        cell = self.child(*values)
+        with self._store.lock:
+            cell.observe(value)
 
-    def exposed(self) -> ExposedMetric:
-        family = HistogramMetricFamily(self.metric.name, self.metric.help, labels=self.metric.labels)
-        for values, cell in list(self.series.items()):
-            with self._lock:
-                counts, total, exemplars = list(cell.counts), cell.total, list(cell.exemplars)
-            running = 0
-            buckets: list[Any] = []
-            for le, count, seen in zip(self._les, counts, exemplars, strict=True):
-                running += count
-                exemplar = Exemplar({"trace_id": seen[0]}, seen[1], seen[2]) if seen else None
-                buckets.append((le, running, exemplar))
-            family.add_metric(values, buckets, total)
-        return family
+    @property
+    def numbers(self) -> int:
+        buckets = len(self.metric.buckets) + 1
+        return buckets + 1 + buckets * EXEMPLAR_NUMBERS
+
+    def _new_cell(self, view: View, at: int) -> Histogram:
+        return Histogram(self.metric.buckets, view, at)
 
 
 class Store:
@@ -173,46 +258,101 @@ class Store:
 
     def __init__(self, max_series: int) -> None:
         self.lock: _Lock = RLock()
-        self._max_series = max_series
-        self._families: list[NumberFamily | HistogramFamily] = []
+        self.max_series = max_series
+        self.families: dict[str, NumberFamily | HistogramFamily] = {}
+        self.look: Callable[[], Page] = self.page
+        """Where what is to be shown comes from; a process that serves with others looks at all of them."""
+        self.failed: Callable[[str], None] = lambda stage: None
+        self._shelf = Shelf()
+        self._failing = False
         if hasattr(os, "register_at_fork"):
             child = weakref.WeakMethod(self._after_fork)
             os.register_at_fork(after_in_child=lambda: (reset := child()) and reset())
 
     def _after_fork(self) -> None:
-        # The lock may have been held by a thread that does not exist in the child.
+        # The lock may have been held by a thread that does not exist in the child, and the file is the parent's: what
+        # it has counted stays there. The child counts from 0; only what the install said of itself is true of it too.
         self.lock = RLock()
-        for family in self._families:
-            family._lock = self.lock
+        self._shelf.close()
+        self._shelf = Shelf()
+        for family in self.families.values():
+            family.meet(frozenset())
+            for values, cell in family.series.items():
+                kept = cell.value if family.metric is names.APP_INFO else 0.0
+                view, at = self.take(family.metric, values, family.numbers)
+                if isinstance(cell, Histogram):
+                    cell._lie(view, at)
+                    cell.exemplars = [None] * len(cell.exemplars)
+                    cell.changed = False
+                else:
+                    cell.view, cell.at, view[at] = view, at, kept
+            if family.metric.kind == "gauge" and family.metric not in (names.APP_INFO, names.ACTIVE_REQUESTS):
+                family.series.clear()
+
+    def take(self, metric: Metric, values: Labels, count: int) -> tuple[View, int]:
+        """Room for a new series, in memory of this process alone where the file has none. The lock is held."""
+        key = json.dumps([metric.name, *values], separators=(",", ":")).encode()
+        try:
+            return self._shelf.take(key, count)
+        except (OSError, ValueError):
+            # The disk is full, or the labels are longer than sense: counted all the same, though here alone.
+            if not self._failing:  # counting it may take room, too
+                self._failing = True
+                try:
+                    self.failed("metrics.shelf")
+                finally:
+                    self._failing = False
+            return memoryview(bytearray(8 * count)).cast("d"), 0
 
     def numbers(self, metric: Metric) -> NumberFamily:
         """A new family of counters or gauges."""
-        family = NumberFamily(metric, self._max_series, self.lock)
-        self._families.append(family)
+        family = self.families[metric.name] = NumberFamily(metric, self.max_series, self)
         return family
 
     def histograms(self, metric: Metric) -> HistogramFamily:
         """A new family of histograms."""
-        family = HistogramFamily(metric, self._max_series, self.lock)
-        self._families.append(family)
+        family = self.families[metric.name] = HistogramFamily(metric, self.max_series, self)
         return family
+
+    def move(self, path: str | None) -> None:
+        """Lay all cells onto a new shelf: the file at `path`, or memory of this process. Raises OSError.
+
+        Nothing that is counted meanwhile is lost: it waits for the lock.
+        """
+        shelf = Shelf(path)
+        with self.lock:
+            before, self._shelf = self._shelf, shelf
+            for family in self.families.values():
+                for values, cell in family.series.items():
+                    cell.move(*self.take(family.metric, values, family.numbers))
+        before.close()
+
+    def publish(self) -> None:
+        """Show other workers the exemplars that are new."""
+        for family in self.families.values():
+            if isinstance(family, HistogramFamily):
+                for cell in list(family.series.values()):
+                    if cell.changed:
+                        with self.lock:
+                            cell.publish()
 
     def describe(self) -> Iterable[ExposedMetric]:
         return ()
 
+    def page(self) -> Page:
+        """What this process has counted, by metric and label values; of one worker among none, its number is 0."""
+        page: Page = {}
+        for name, family in self.families.items():
+            each = ("0",) if family.metric.across == "each" else ()
+            page[name] = {(*labels, *each): self.series(cell) for labels, cell in list(family.series.items())}
+        return page
+
+    def series(self, cell: Number | Histogram) -> Series:
+        """What one cell holds now."""
+        with self.lock:
+            if isinstance(cell, Histogram):
+                return Series(cell.numbers(), list(cell.exemplars))
+            return Series(cell.numbers())
+
     def collect(self) -> Iterator[ExposedMetric]:
-        used = GaugeMetricFamily(
-            names.METRIC_SERIES.name, names.METRIC_SERIES.help, labels=names.METRIC_SERIES.labels
-        )
-        limit = GaugeMetricFamily(
-            names.METRIC_SERIES_LIMIT.name,
-            names.METRIC_SERIES_LIMIT.help,
-            labels=names.METRIC_SERIES_LIMIT.labels,
-        )
-        for family in self._families:
-            yield family.exposed()
-            if family.metric.labels:
-                used.add_metric((family.metric.name,), len(family.series))
-                limit.add_metric((family.metric.name,), family.limit)
-        yield used
-        yield limit
+        yield from exposed(self.look(), [family.metric for family in self.families.values()], self.max_series)

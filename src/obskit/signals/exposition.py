@@ -1,7 +1,7 @@
 """What /metrics answers: who may look, content negotiation, compression.
 
-Formats are prometheus_client's. The page shows this install's metrics and the process-wide default registry with
-the application's own metrics, process_* and python_gc_*.
+Formats are prometheus_client's. The page shows this install's metrics, process_* and python_gc_* among them, and the
+process-wide default registry with the application's own.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import re
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from obskit.config import Config
 from obskit.pipeline import Answer
+from obskit.signals.app_metrics import AppMetrics
 
 # Any of these says that the request came through a proxy, so the peer's address is the proxy's and says nothing
 # about who is asking. A stranger who sends one only locks himself out.
@@ -29,7 +30,7 @@ _MIN_GZIP_BYTES = 1024
 class _Both(Collector):
     """This install's registry and the process-wide one, as one page."""
 
-    def __init__(self, own: CollectorRegistry, shared: CollectorRegistry) -> None:
+    def __init__(self, own: CollectorRegistry, shared: Collector) -> None:
         self._own = own
         self._shared = shared
 
@@ -41,12 +42,11 @@ class _Both(Collector):
 class Exposition:
     """The endpoint at `metrics_path`."""
 
-    def __init__(
-        self, config: Config, registry: CollectorRegistry, shared: CollectorRegistry = REGISTRY
-    ) -> None:
+    def __init__(self, config: Config, registry: CollectorRegistry, shared: Collector | None = None) -> None:
+        """`shared`: the application's metrics, as the signal knows them of all workers."""
         self._config = config
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_Both(registry, shared))
+        self._registry.register(_Both(registry, AppMetrics() if shared is None else shared))
 
     def __call__(self, method: str, headers: Mapping[str, str], client: str | None) -> Answer:
         refusal = self._refusal(headers, client)

@@ -217,8 +217,10 @@ def _too_long(text: str, limit: int) -> bool:
 
 
 def own_fields(exchange: Exchange) -> dict[str, Any]:
-    """What only some canonical lines have beside facts: the exception that ended the request, and its findings."""
+    """What only some canonical lines have beside facts: the wait in front, the exception at the end, the findings."""
     own: dict[str, Any] = {}
+    if exchange.queue_s is not None:
+        own["queue_s"] = round(exchange.queue_s, 6)
     if exchange.exception is not None:
         own["exception"] = exception_of(exchange.exception)
     if exchange.findings:
@@ -252,4 +254,4 @@ BASE_KEYS: Final = frozenset(
     {"timestamp", "level", "event", "logger", "service_name", "service_version", "deployment_environment"}
     | {"trace_id", "span_id", "request_id"}
 )
-_CANONICAL_KEYS: Final = frozenset(CANONICAL_KEYS) - {"exception", "evidence"}
+_CANONICAL_KEYS: Final = frozenset(CANONICAL_KEYS) - {"exception", "evidence", "queue_s"}

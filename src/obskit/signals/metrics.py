@@ -7,9 +7,32 @@ import platform
 from prometheus_client import CollectorRegistry
 
 from obskit import names
-from obskit.exchange import Exchange, Finding
+from obskit.exchange import Exchange, Finding, Outcome
+from obskit.names import Metric
+from obskit.signals import app_metrics, merge
+from obskit.signals.app_metrics import AppMetrics
 from obskit.signals.cells import Histogram, HistogramFamily, Number, NumberFamily, Store
+from obskit.signals.page import Page, Series
+from obskit.signals.process import PROCESS, OwnProcess
 from obskit.version import __version__
+from obskit.workers import EXIT_REASONS, Member, Workers
+
+# What the watch tells; a histogram of these is there from the start, a gauge when it is known.
+OUTSIDE_REQUESTS = (
+    names.REQUESTS_LOST,
+    names.WORKER_EXITS,
+    names.WORKERS,
+    names.OLDEST_REQUEST_AGE,
+    names.REQUEST_CAPACITY,
+    names.QUEUE_DURATION,
+    names.LISTEN_BACKLOG,
+    names.LISTEN_BACKLOG_LIMIT,
+    names.EVENT_LOOP_LAG,
+    names.THREADPOOL_THREADS,
+    names.THREADPOOL_THREADS_MAX,
+    names.THREADPOOL_QUEUE,
+    names.GC_PAUSE,
+)
 
 
 class _RouteCells:
@@ -30,7 +53,11 @@ class Metrics:
 
     def __init__(self, max_series: int) -> None:
         self.store = Store(max_series)
+        self.store.failed = self.internal_error
         self.registry = CollectorRegistry(auto_describe=False)
+        self.app = AppMetrics()
+        """The application's own metrics."""
+        self.app.failed = self.internal_error
         numbers, histograms = self.store.numbers, self.store.histograms
         self._duration: HistogramFamily = histograms(names.REQUEST_DURATION)
         self._first_byte = histograms(names.TIME_TO_FIRST_BYTE)
@@ -61,11 +88,93 @@ class Metrics:
             self._counted_too[names.SESSIONS_LOST.name].child(reason)
         for outcome in ("success", "failure"):
             self._exports.child("traces", outcome)
+        for metric in (*OUTSIDE_REQUESTS, *PROCESS):
+            (histograms if metric.kind == "histogram" else numbers)(metric)
+        for reason in EXIT_REASONS:
+            self.count(names.WORKER_EXITS, 0, reason)
+        for family in self.store.families.values():
+            if isinstance(family, HistogramFamily) and not family.metric.labels:
+                family.child()
+        queue = self.store.families[names.QUEUE_DURATION.name]
+        assert isinstance(queue, HistogramFamily)
+        self._queue = queue.child()
+        self._process = OwnProcess()
         self._cells: dict[tuple[str, str, int | None, str], tuple[Histogram, _RouteCells]] = {}
         self._route_cells: dict[tuple[str, str], _RouteCells] = {}
         self._outcome_cells: dict[tuple[str, str], Number] = {}
         self._invariant_cells: dict[str, tuple[Number, Number]] = {}
+        self._look = self.store.page
+        self.store.look = self._page
         self.registry.register(self.store)
+
+    def set(self, metric: Metric, value: float, *labels: str) -> None:
+        """Set a gauge, or a counter that somebody else counts (CPU seconds)."""
+        self._number(metric).put(value, *labels)
+
+    def forget(self, metric: Metric) -> None:
+        """What a gauge told is not known any more."""
+        self._number(metric).forget()
+
+    def count(self, metric: Metric, amount: float, *labels: str) -> None:
+        """Count what belongs to no request, or is seen from outside of it."""
+        self._number(metric).add(amount, *labels)
+
+    def observe(self, metric: Metric, value: float, *labels: str) -> None:
+        """Add to a histogram."""
+        if metric is names.QUEUE_DURATION:  # once a request, where a proxy tells
+            with self.store.lock:
+                self._queue.observe(value)
+            return
+        family = self.store.families[metric.name]
+        assert isinstance(family, HistogramFamily)
+        family.add(value, *labels)
+
+    def _number(self, metric: Metric) -> NumberFamily:
+        family = self.store.families[metric.name]
+        assert isinstance(family, NumberFamily)
+        return family
+
+    def join(self, workers: Workers) -> None:
+        """From now on the workers of this server count as one: they read each other's numbers.
+
+        Raises OSError where there is no room for them; they are this worker's alone then.
+        """
+        self.app.join(workers)
+        if workers.shared:
+            self.store.move(workers.path(merge.KIND))
+            merger = merge.Merger(self.store, workers)
+            self._look = merger.page
+            merger.page()  # hear which series the others have: all of them together have one limit
+
+    def publish(self, *, last: bool = False) -> None:
+        """Show the other workers what is not shown at once; all of it if this is the last time."""
+        self._tell(fresh=last)
+        self.app.publish(last=last)
+
+    def _tell(self, *, fresh: bool) -> None:
+        self._process.tell(self.set, fresh=fresh)
+        self.store.publish()
+
+    def inherit(self, member: Member) -> None:
+        """Take over what a dead worker has counted. Raises OSError and ValueError for what cannot be read."""
+        try:
+            merge.fold(member, self.store.max_series)
+        finally:
+            app_metrics.fold(member)
+
+    def leave(self) -> None:
+        """Leave what was counted to the others, and count in memory of this process."""
+        self._tell(fresh=True)
+        self.app.leave()
+        self._look = self.store.page
+        self.store.move(None)
+
+    def _page(self) -> Page:
+        self._tell(fresh=True)  # what is shown of this worker is never newer than what the others can read
+        page = self._look()
+        if not page[names.WORKERS.name]:
+            page[names.WORKERS.name] = {(): Series([1.0])}
+        return page
 
     def describe_app(self, service: str, version: str, environment: str, framework: str) -> None:
         """Set obskit_app_info."""
@@ -79,7 +188,7 @@ class Metrics:
         if exchange.protocol == "http":
             cell = self._active_cells[exchange.method]
             with self.store.lock:
-                cell.value += 1
+                cell.view[cell.at] += 1.0
 
     def closed(self, exchange: Exchange) -> None:
         route = exchange.http_route or names.UNMATCHED_ROUTE
@@ -88,7 +197,7 @@ class Metrics:
         if exchange.protocol != "http":
             # A connection of hours is no request latency: WebSockets are counted by outcome alone.
             with self.store.lock:
-                outcome.value += 1
+                outcome.view[outcome.at] += 1.0
         else:
             duration_cell, cells = self._resolve(exchange.method, route, exchange.status, exchange.error_type)
             duration, first_byte = exchange.duration, exchange.time_to_first_byte
@@ -98,18 +207,28 @@ class Metrics:
                 exemplar = (exchange.trace_id, duration, ended)
             active = self._active_cells[exchange.method]
             with self.store.lock:
-                active.value -= 1
-                outcome.value += 1
-                duration_cell.observe(duration, exemplar)
+                active.view[active.at] -= 1.0
                 cells.request_size.observe(exchange.request_bytes)
                 cells.response_size.observe(exchange.response_bytes)
                 if first_byte is not None:
                     cells.first_byte.observe(first_byte)
+                # Last, and together: when the worker is killed here, a request is in both or in neither.
+                outcome.view[outcome.at] += 1.0
+                duration_cell.observe(duration, exemplar)
         if exception is not None and isinstance(exception, Exception):
             handled = "true" if exchange.exception_handled else "false"
             self._exceptions.add(1, route, type(exception).__name__, handled)
         for finding in exchange.findings:
-            self.count_finding(finding)
+            if not finding.told:
+                self.count_finding(finding)
+
+    def count_answer(self, method: str, route: str, status: int, duration_s: float) -> None:
+        """Count a request whose answer was on its way when its worker died: what its client saw, nobody knows."""
+        cell, _ = self._resolve(method, route, status or None, str(status) if status >= 500 else "")
+        outcome = self._outcome_cell(route, Outcome.UNKNOWN)
+        with self.store.lock:
+            outcome.view[outcome.at] += 1.0
+            cell.observe(duration_s)
 
     def count_finding(self, finding: Finding) -> None:
         """Count one finding, in a request or outside of all."""
@@ -128,7 +247,7 @@ class Metrics:
                 self._invariant_cells[name] = cells
         cell = cells[held]
         with self.store.lock:
-            cell.value += 1
+            cell.view[cell.at] += 1.0
 
     def _resolve(
         self, method: str, route: str, status: int | None, error_type: str
@@ -169,7 +288,7 @@ class Metrics:
         """Count one log line."""
         cell = self._log_cells[level]
         with self.store.lock:
-            cell.value += 1
+            cell.view[cell.at] += 1.0
 
     def export(self, signal: str, outcome: str) -> None:
         """Count one export call."""

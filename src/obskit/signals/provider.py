@@ -28,6 +28,16 @@ _shared_lock = Lock()
 _shared: ProviderHandle | None = None
 
 
+def _after_fork() -> None:
+    # A thread of the parent may have held it, and that thread is not here.
+    global _shared_lock
+    _shared_lock = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 class ProviderHandle:
     """One tracer provider and what obskit added to it."""
 
@@ -41,8 +51,14 @@ class ProviderHandle:
         self._make_exporter = make_exporter
         self._processor: BatchSpanProcessor | None = None
         self._ledger: _Ledger | None = None
-        self._lock = Lock()
         self._counts: list[tuple[CountExport, CountDropped]] = []
+        self._after_fork()
+        if hasattr(os, "register_at_fork"):
+            child = weakref.WeakMethod(self._after_fork)
+            os.register_at_fork(after_in_child=lambda: (reset := child()) and reset())
+
+    def _after_fork(self) -> None:
+        self._lock = Lock()
 
     def count_with(self, export: CountExport, dropped: CountDropped) -> None:
         """Report export calls and lost spans to these."""

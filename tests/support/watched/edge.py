@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import resource
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -103,6 +104,18 @@ async def slowly(send: Send) -> None:
     await ok(send)
 
 
+async def hang(send: Send) -> None:
+    """Longer than a request may, here, without progress."""
+    await asyncio.sleep(3)
+    await ok(send)
+
+
+async def block(send: Send) -> None:
+    """What a synchronous driver does in asynchronous code."""
+    time.sleep(0.6)
+    await ok(send)
+
+
 async def boom(send: Send) -> None:
     raise LookupError("no such thing")
 
@@ -157,6 +170,8 @@ ROUTES = {
     "/checkout": slowly,
     "/upload": ok,
     "/own": ok,
+    "/hang": hang,
+    "/block": block,
     "/boom": boom,
     "/descriptors/hold": hold_descriptors,
     "/descriptors/release": release_descriptors,

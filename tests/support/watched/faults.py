@@ -141,6 +141,17 @@ def silent_failures(world: World) -> Iterator[None]:
 
 
 @contextmanager
+def hanging(world: World) -> Iterator[None]:
+    """Requests that wait for nothing, and code that keeps the loop from all of them."""
+    server = world.servers["spare-edge"]
+    with (
+        Traffic(server.url, [Step("GET", "/hang")], per_s=1, workers=4),
+        Traffic(server.url, [Step("GET", "/block")], per_s=0.7, workers=1),
+    ):
+        yield
+
+
+@contextmanager
 def impatient_buyers(world: World) -> Iterator[None]:
     """Each order is sent three times, before the first is answered."""
     port = world.servers["mute"].port
@@ -280,7 +291,9 @@ def restart_loop(world: World) -> Iterator[None]:
     loop = threading.Thread(target=restart)
     loop.start()
     try:
-        yield
+        # There is always one in flight when the process is killed.
+        with Traffic(world.servers["spare-edge"].url, [Step("GET", "/hang")], per_s=2, workers=4):
+            yield
     finally:
         ended.set()
         loop.join()
@@ -453,10 +466,26 @@ TRACKS: tuple[tuple[Fault, ...], ...] = (
                 alert("ObskitOwnFindings", job="edge", finding="stale_price", http_route="/own"),
             ),
         ),
+        Fault(
+            "hanging",
+            hanging,
+            (
+                alert("ObskitRequestsStuck", job="edge", http_route="/hang"),
+                alert("ObskitEventLoopBlocked", job="edge", http_route="/block"),
+                alert("ObskitEventLoopLag", job="edge"),
+            ),
+        ),
     ),
     (
         Fault("one instance down", one_instance_down, (alert("ObskitTargetDown", job="edge"),)),
         Fault("route for each path", route_for_each_path, (alert("ObskitCardinalityLimit", job="edge"),)),
-        Fault("restart loop", restart_loop, (alert("ObskitRestartLoop", job="edge"),)),
+        Fault(
+            "restart loop",
+            restart_loop,
+            (
+                alert("ObskitRestartLoop", job="edge"),
+                alert("ObskitRequestsLost", job="edge", http_route="/hang"),
+            ),
+        ),
     ),
 )

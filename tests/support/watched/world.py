@@ -140,7 +140,12 @@ def world(directory: Path) -> Iterator[World]:
 
 
 def _edge(log_dir: Path) -> Server:
-    env = {"OBSKIT_LOG_FORMAT": "json", "OBSKIT_LOG_LEVEL": "info", "OBSKIT_MAX_SERIES": "100"}
+    env = {
+        "OBSKIT_LOG_FORMAT": "json",
+        "OBSKIT_LOG_LEVEL": "info",
+        "OBSKIT_MAX_SERIES": "100",
+        "OBSKIT_STUCK_REQUEST_S": "1",
+    }
     return Server("uvicorn", "edge:app", cwd=Path(__file__).parent, log_dir=log_dir, env=env)
 
 

@@ -64,6 +64,7 @@ DO: dict[str, str] = {
     "that is disabled; a retry wants its cause removed. Then look for what was done twice.",
     "empty_success": "Look at what the answer is made from: a replica that lags, an index, a filter, a flag. Stop what "
     "acts upon the list until it is whole again.",
+    "event_loop_blocked": "`where` in the log line is the code: make it asynchronous, or give it to a thread.",
     "invariant_failed": "Look for the name in the code; the facts in the log line are those that its developer wanted "
     "to see. If wrong data is being written, stop the route.",
     "no_response": "Look for a path through the handler that returns nothing, or a middleware that swallows what it "
@@ -71,6 +72,8 @@ DO: dict[str, str] = {
     "partial_write": "Stop making more, save the log lines, and repair from them: `done` and `missing` say what to "
     "finish or undo, the bound facts whose it is.",
     "raised_after_headers": "Read the exception in the log line. Work that can fail belongs before the first byte.",
+    "request_stuck": "`where` is the line it hangs in, `doing` what it waits for. `obskit doctor --stacks PID` shows "
+    "all that is in flight: the same line many times is the cause.",
     "retry_storm": "Take the cause away (what fails, what is slow) and shed load early with 429 or 503 and "
     "Retry-After. Then give clients backoff, jitter and a budget.",
     "session_lost": "See by reason: `bad_signature` means that secret keys differ, `missing` that the store forgot, "
@@ -82,6 +85,8 @@ DO: dict[str, str] = {
     "bytes and seconds with the limits of the layers in front.",
     "truncated_response": "Look at what the response is made from: a generator that ended early or raised, a file that "
     "changed, a wrong Content-Length.",
+    "worker_died": "`reason` says why: `oom` wants memory, `timeout` a look at the route, `died` the log of the server "
+    "and of the kernel. Each lost request has its line: do again what must not be lost.",
 }
 
 # One row of the dashboard each, in this order.

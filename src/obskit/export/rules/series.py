@@ -98,10 +98,11 @@ def born(counter: str, now: str, window: str, window_s: str, service: str) -> st
     Only of processes that were watched then or are younger than the window: otherwise every old counter would count
     as news on the day Prometheus first sees the service, or sees it again. "Before" is one window, no more: a longer
     look back would still find the counter of the process that ran before a restart, and hide the first event of the
-    one that runs now. `service` are the matchers of the service's own series.
+    one that runs now. The counters of several workers outlive each of them, so the oldest worker says how old they are.
+    `service` are the matchers of the service's own series.
     """
     return (
         f"({now} unless last_over_time({counter}[{window}] offset {window})) "
         f"and on (job, instance) (obskit_app_info{{{service}}} offset {window} "
-        f"or time() - process_start_time_seconds{{{service}}} < {window_s})"
+        f"or time() - min by (job, instance) (process_start_time_seconds{{{service}}}) < {window_s})"
     )

@@ -1,0 +1,95 @@
+"""What the pipeline is put together from: the signals, who watches, who looks on, and where our own losses go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from obskit.exchange import Exchange, Finding
+
+
+class Signal(Protocol):
+    """A view of the record. `opened` and `closed` may raise: the pipeline counts it and goes on."""
+
+    name: str
+
+    def begin(self) -> None: ...
+    def opened(self, exchange: Exchange) -> None: ...
+    def closed(self, exchange: Exchange) -> None: ...
+    def flush(self, timeout_s: float) -> None: ...
+    def shutdown(self, timeout_s: float) -> None: ...
+
+
+class ContextSignal(Signal, Protocol):
+    """The signal that also keeps a context of its own around application code (traces)."""
+
+    carrier_headers: frozenset[str]
+
+    def enter(self, exchange: Exchange) -> Any: ...
+    def leave(self, token: Any) -> None: ...
+
+
+class MetricSignal(Signal, Protocol):
+    """The signal that also counts what belongs to no request (metrics)."""
+
+    def count_finding(self, finding: Finding) -> None: ...
+    def count_invariant(self, name: str, *, held: bool) -> None: ...
+
+
+class Watching(Protocol):
+    """What sees requests from outside: while they run, and after their worker has died."""
+
+    name: str
+
+    def begin(self) -> None: ...
+    def opened(self, exchange: Exchange) -> None: ...
+    def answering(self, exchange: Exchange) -> None: ...
+    def closed(self, exchange: Exchange) -> None: ...
+    def goodbye(self) -> None: ...
+    def shutdown(self) -> None: ...
+
+
+class Blind:
+    """Nobody watches."""
+
+    name = "watch"
+
+    def begin(self) -> None:
+        return
+
+    def opened(self, exchange: Exchange) -> None:
+        return
+
+    answering = closed = opened
+    goodbye = shutdown = begin
+
+
+class LogSignal(Signal, Protocol):
+    """The signal that also writes single lines (logs)."""
+
+    def emit(
+        self,
+        level: str,
+        event: str,
+        logger: str,
+        fields: Mapping[str, Any],
+        error: BaseException | None = None,
+    ) -> None: ...
+    def tell(self, stage: str, error: BaseException) -> None: ...
+
+
+class Observer(Protocol):
+    """Somebody who looks on (tests): sees each record open and close, and what was found outside a request."""
+
+    name: str
+
+    def opened(self, exchange: Exchange) -> None: ...
+    def closed(self, exchange: Exchange) -> None: ...
+    def found(self, finding: Finding) -> None: ...
+
+
+class Reporter(Protocol):
+    """Where our own losses and errors are counted and, at a bounded rate, told."""
+
+    def internal_error(self, stage: str) -> None: ...
+    def dropped(self, signal: str, reason: str) -> None: ...

@@ -1,0 +1,371 @@
+"""The flight recorder: which requests are in flight in this worker, kept where they can be read when it has died.
+
+Each request has a slot in a mapped file, from its opening until it is counted. The byte that says that a slot holds
+something is written last and cleared first, so a worker that dies in the midst of either leaves a whole slot or an
+empty one. The heir of a dead worker (the next process of the service that looks) tells of each request it finds:
+one line and finding `worker_died` with its trace id, and `obskit_requests_lost_total`. It marks each that it has
+told in the file, so that a second heir, should the first one die too, goes on behind it: at most the one request
+that the first was just telling of is told twice.
+
+What a slot holds is what the canonical line would: method, path without query, route where it is known, trace, span
+and request id. The file is readable to its user alone and goes with the worker.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import weakref
+from contextlib import suppress
+from threading import Lock, get_ident
+from time import time_ns
+from typing import TYPE_CHECKING
+
+from obskit import folders, names
+from obskit.exchange import Exchange
+from obskit.workers import Member
+
+if TYPE_CHECKING:
+    from obskit.watch import Metrics
+    from obskit.watch.scene import Scene
+
+KIND = "flight"
+OPEN, ANSWERING = 1, 2
+PHASES = {OPEN: "open", ANSWERING: "answering"}
+
+_MAGIC = b"obskitF\x01"
+_FIRST = 4096
+_SLOT_SIZE = 576
+_SLOTS = 64
+_CHUNK = _SLOT_SIZE * _SLOTS
+_MAX_SLOTS = 4096
+# Slot: phase and told, a byte each. What was noted meanwhile, of the request that was opened then (unix ns): whether
+# the event loop was blocked by it, and its route. When and with what status it was answered, and what it is: texts
+# that end with a zero byte, for they are quick to make; what does not fit in is cut, and has no such end.
+_TOLD_AT, _NOTE_AT, _ANSWER_AT, _TEXT_AT = 1, 8, 136, 176
+_NOTE = struct.Struct("<Q?H")
+_ROUTE_AT = _NOTE_AT + _NOTE.size
+_ROUTE = _ANSWER_AT - _ROUTE_AT
+_TEXT = _SLOT_SIZE - _TEXT_AT
+_EARLY_NS = 1_000_000_000
+"""A worker gives its sign of life once a second: so much less than its last one may tell."""
+
+
+class Slot:
+    """The place of one request in flight."""
+
+    __slots__ = ("answer", "at", "exchange", "memory", "text")
+
+    def __init__(self, memory: mmap.mmap, at: int) -> None:
+        self.memory = memory
+        self.at = at
+        self.answer = at + _ANSWER_AT
+        self.text = at + _TEXT_AT
+        self.exchange: Exchange | None = None
+
+
+class FlightRecorder:
+    """The slots of this worker. Opening, answering and closing take no lock: a list gives and takes one at a time."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._scene: Scene | None = None
+        self._since_unix_ns = 0
+        self._file = -1
+        self._reset()
+        if hasattr(os, "register_at_fork"):
+            child = weakref.WeakMethod(self._after_fork)
+            os.register_at_fork(after_in_child=lambda: (reset := child()) and reset())
+
+    def _after_fork(self) -> None:
+        # The mapping is the parent's: a request that a child carries on must not end, or change, in its file.
+        for exchange in self.in_flight:
+            exchange.flight_slot = None
+        self._growing = Lock()
+        self.shutdown()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._growing = Lock()
+        self._slots: list[Slot] = []
+        self._free: list[Slot] = []
+
+    @property
+    def in_flight(self) -> list[Exchange]:
+        """The requests that are open now, in no order."""
+        return [exchange for slot in self._slots if (exchange := slot.exchange) is not None]
+
+    def begin(self, scene: Scene) -> None:
+        """Record from now on, for the heirs of this worker if it has any, and if there is room for a file."""
+        self.shutdown()
+        self._reset()
+        self._scene = scene
+        self._since_unix_ns = time_ns()
+        if scene.workers.shared:
+            try:
+                path = scene.workers.path(KIND)
+                self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+                folders.fill(self._file, _FIRST)
+                os.pwrite(self._file, _MAGIC, 0)
+            except OSError as error:
+                self._without_file(error)
+        self._grow()
+
+    def _without_file(self, error: OSError) -> None:
+        # Requests in the slots to come are watched, but nobody could tell of them after this worker's death.
+        if self._scene is not None:
+            self._scene.pipeline.failed("watch.flight", error)
+        self._close_file()
+
+    def _grow(self) -> bool:
+        """Room for more requests; false if there are as many as can be."""
+        with self._growing:
+            if self._free:
+                return True  # another thread has just made it
+            if len(self._slots) >= _MAX_SLOTS:
+                return False
+            memory: mmap.mmap | None = None
+            if self._file >= 0:
+                size = _FIRST + len(self._slots) // _SLOTS * _CHUNK
+                try:
+                    folders.fill(self._file, size + _CHUNK)
+                    memory = mmap.mmap(self._file, _CHUNK, offset=size)
+                except OSError as error:
+                    self._without_file(error)
+            if memory is None:
+                memory = mmap.mmap(-1, _CHUNK)
+            made = [Slot(memory, at) for at in range(0, _CHUNK, _SLOT_SIZE)]
+            self._slots.extend(made)
+            self._free.extend(reversed(made))
+            return True
+
+    # ---- one request -----------------------------------------------------------------------------
+
+    def opened(self, exchange: Exchange) -> None:
+        while True:
+            try:
+                slot = self._free.pop()
+                break
+            except IndexError:
+                if not self._grow():
+                    exchange.pipeline.dropped("flight", "full")
+                    return
+        exchange.flight_slot = slot
+        exchange.thread_id = get_ident()
+        slot.exchange = exchange
+        trace_id, request_id = exchange.trace_id, exchange.request_id
+        if request_id == trace_id:
+            request_id = ""
+        said = (
+            f"{exchange.started_unix_ns}\n{exchange.protocol}\n{exchange.method}\n{trace_id}\n"
+            f"{exchange.span_id}\n{request_id}\n{exchange.path_prefix}\n{exchange.url_path}\0"
+        )
+        text = said.encode("utf-8", "replace")
+        if len(text) > _TEXT:
+            text = text[:_TEXT]
+        at, memory = slot.text, slot.memory
+        memory[at : at + len(text)] = text
+        memory[slot.at] = OPEN
+
+    def answering(self, exchange: Exchange) -> None:
+        slot = exchange.flight_slot
+        if slot is not None:
+            text = f"{time_ns()} {exchange.status or 0}\0".encode()
+            at, memory = slot.answer, slot.memory
+            memory[at : at + len(text)] = text
+            memory[slot.at] = ANSWERING
+
+    def closed(self, exchange: Exchange) -> None:
+        slot = exchange.flight_slot
+        if slot is not None:
+            exchange.flight_slot = None
+            slot.memory[slot.at] = 0
+            slot.exchange = None
+            self._free.append(slot)
+
+    def note(self) -> None:
+        """Write down what is known by now. Seldom: most requests are gone before it is asked for."""
+        for slot in self._slots:
+            exchange = slot.exchange
+            if exchange is None:
+                continue
+            blocked = any(one.finding == "event_loop_blocked" for one in exchange.findings)
+            route = (exchange.http_route or "").encode("utf-8", "replace")
+            if len(route) > _ROUTE:  # half a route would be another one
+                route = b""
+            if blocked or route:
+                at = slot.at + _ROUTE_AT
+                slot.memory[at : at + len(route)] = route
+                _NOTE.pack_into(
+                    slot.memory, slot.at + _NOTE_AT, exchange.started_unix_ns, blocked, len(route)
+                )
+
+    # ---- after a death ---------------------------------------------------------------------------
+
+    def inherit(self, member: Member) -> None:
+        """Tell of what a dead worker had in flight. Raises OSError and ValueError for a file that cannot be read."""
+        scene = self._scene
+        if scene is None:
+            return
+        try:
+            opened = os.open(member.path(KIND), os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            opened = -1  # it died before it had one
+        try:
+            data = _whole(opened) if opened >= 0 else b""
+            lost = _in_flight(data)
+            ended_unix_ns = self._end_of(member)
+            reason = self._reason(scene, member, lost, ended_unix_ns)
+            for request in lost:
+                if not request.told:
+                    self._tell(scene, member, request, reason, ended_unix_ns)
+                    os.pwrite(opened, b"\1", request.at + _TOLD_AT)
+            if not member.told:
+                self._count_exit(scene, member, reason, len(lost))
+                member.mark_told()
+            # It may have died before it had written the first word.
+            if data[: len(_MAGIC)].strip(b"\0") not in (b"", _MAGIC):
+                raise ValueError(f"flight record of worker {member.pid}: no file of ours")
+        finally:
+            if opened >= 0:
+                os.close(opened)
+
+    def _end_of(self, member: Member) -> int:
+        """When a dead worker ended (unix ns), as far as can be known: at its last sign of life.
+
+        Unless it stood still (it was stopped, or in code that does not let go of the interpreter): one that this
+        worker has looked at once a second until it was dead has ended just now.
+        """
+        now, timeout_ns = time_ns(), int(member.timeout_s * 1e9)
+        still_ns = now - member.seen_unix_ns
+        if self._since_unix_ns < member.seen_unix_ns and 0 < timeout_ns <= still_ns + 2 * _EARLY_NS:
+            return now
+        return member.seen_unix_ns
+
+    def _reason(self, scene: Scene, member: Member, lost: list[Lost], ended_unix_ns: int) -> str:
+        reason = member.exit_reason()
+        if reason not in ("died", "unknown") or not member.timeout_s:
+            return reason
+        # It hung where no handler of a signal runs, until its server killed it. Where a worker serves many at once
+        # a request may be as old for good reasons; its server gives up on it only when the worker stands still.
+        for request in lost:
+            too_old = ended_unix_ns - request.opened_unix_ns >= member.timeout_s * 1e9 - _EARLY_NS
+            alone = scene.server.capacity == 1 or scene.server.name == "uwsgi" or request.blocked
+            if too_old and (alone or ended_unix_ns != member.seen_unix_ns):
+                return "timeout"
+        return reason
+
+    def _tell(self, scene: Scene, member: Member, request: Lost, reason: str, ended_unix_ns: int) -> None:
+        exchange = request.exchange
+        if not exchange.http_route and request.cut:
+            exchange.http_route = names.UNMATCHED_ROUTE  # a part of a path may lead elsewhere
+        route = exchange.http_route = scene.pipeline.route_now(exchange)
+        self._metrics.count(names.REQUESTS_LOST, 1, route, reason)
+        if request.phase == ANSWERING:
+            # Its answer was on its way as a whole: the client has it, but for the one that died between two lines.
+            self._metrics.count_answer(exchange.method, route, exchange.status or 0, request.answered_s)
+        scene.pipeline.tell(
+            "worker_died",
+            exchange,
+            {
+                "http_request_method": exchange.method,
+                "http_route": route,
+                "url_path": exchange.url_path,
+                "phase": PHASES[request.phase],
+                "age_s": round(max(0, ended_unix_ns - request.opened_unix_ns) * 1e-9, 3),
+                "reason": reason,
+                "worker_pid": member.pid,
+                **({"protocol": exchange.protocol} if exchange.protocol != "http" else {}),
+            },
+        )
+
+    def _count_exit(self, scene: Scene, member: Member, reason: str, lost: int) -> None:
+        self._metrics.count(names.WORKER_EXITS, 1, reason)
+        if reason == "exited" and not lost:
+            return
+        scene.pipeline.logs.emit(
+            # One that could not say goodbye may have ended in good order, and mostly has.
+            "info" if reason == "unknown" and not lost else "warning",
+            "worker.ended",
+            "obskit",
+            {
+                "worker_pid": member.pid,
+                "worker": member.number,
+                "reason": reason,
+                "requests_lost": lost,
+                "lived_s": round(max(0, member.seen_unix_ns - member.started_unix_ns) * 1e-9, 1),
+            },
+        )
+
+    def _close_file(self) -> None:
+        if self._file >= 0:
+            with suppress(OSError):
+                os.close(self._file)
+            self._file = -1
+
+    def shutdown(self) -> None:
+        """Let go of the file. What is still in flight stays in it: it is lost unless it ends before the process."""
+        with self._growing:  # no other file may have taken the descriptor's place
+            self._close_file()
+
+
+class Lost:
+    """A request that a dead worker had in flight."""
+
+    __slots__ = ("answered_s", "at", "blocked", "cut", "exchange", "opened_unix_ns", "phase", "told")
+
+    def __init__(self, data: bytes, at: int) -> None:
+        """Raises ValueError for a slot that nobody has written so."""
+        self.at = at
+        self.phase, self.told = data[at], bool(data[at + _TOLD_AT])
+        text, end, _ = data[at + _TEXT_AT : at + _SLOT_SIZE].partition(b"\0")
+        self.cut = not end
+        # What was cut may end in the midst of a character.
+        facts = text.decode("utf-8", "ignore").split("\n", 7)
+        opened, protocol, method, trace_id, span_id, request_id, prefix, path = facts
+        known = protocol in ("http", "websocket") and "".join(facts[:6]).isprintable()
+        if self.phase not in PHASES or not known:
+            raise ValueError("a slot that nobody has written so")
+        self.opened_unix_ns = int(opened)
+        exchange = self.exchange = Exchange(protocol, method, path)
+        exchange.started_unix_ns = self.opened_unix_ns
+        exchange.trace_id, exchange.span_id = trace_id, span_id
+        exchange.request_id = request_id or trace_id
+        exchange.path_prefix = prefix
+        noted, blocked, length = _NOTE.unpack_from(data, at + _NOTE_AT)
+        self.blocked = blocked and noted == self.opened_unix_ns
+        if noted == self.opened_unix_ns and length <= _ROUTE:
+            route = data[at + _ROUTE_AT : at + _ROUTE_AT + length]
+            exchange.http_route = route.decode("utf-8") or None
+        self.answered_s = 0.0
+        if self.phase == ANSWERING:
+            answer = data[at + _ANSWER_AT : at + _TEXT_AT].partition(b"\0")[0]
+            answered, status = map(int, answer.split())
+            self.answered_s = max(0, answered - self.opened_unix_ns) * 1e-9
+            exchange.status = status or None
+
+
+def count(member: Member) -> int:
+    """How many requests a worker has in flight, read from outside. 0 for a worker without a record."""
+    try:
+        with open(member.path(KIND), "rb") as file:
+            return len(_in_flight(file.read()))
+    except FileNotFoundError:
+        return 0
+
+
+def _whole(opened: int) -> bytes:
+    return os.pread(opened, os.fstat(opened).st_size, 0)
+
+
+def _in_flight(data: bytes) -> list[Lost]:
+    found = []
+    if data[: len(_MAGIC)] == _MAGIC:
+        for at in range(_FIRST, len(data) - _SLOT_SIZE + 1, _SLOT_SIZE):
+            if data[at]:
+                try:
+                    found.append(Lost(data, at))
+                except ValueError:
+                    continue
+    return found

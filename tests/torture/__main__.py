@@ -1,0 +1,7 @@
+"""python -m tests.torture"""
+
+import sys
+
+from tests.torture.run import main
+
+sys.exit(main(sys.argv[1:]))
