@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import obskit
-from obskit import folders
+from obskit import folders, workers
 from obskit.signals import capture, structured
 from obskit.signals import provider as providers
 from tests.support.sharing import SharedScheduling
@@ -49,6 +49,14 @@ def clean_process() -> Iterator[None]:
 def memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the app of one test remembers of a request makes no duplicate of another test's, on any worker."""
     monkeypatch.setattr(folders, "places", lambda directory: () if directory is None else (directory,))
+
+
+@pytest.fixture(autouse=True)
+def sockets_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listening socket that somebody else has left open makes no server of the process that runs this test."""
+    look = workers.listeners
+    before = {listener.inode for listener in look()}
+    monkeypatch.setattr(workers, "listeners", lambda: [one for one in look() if one.inode not in before])
 
 
 @pytest.fixture

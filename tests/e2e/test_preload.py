@@ -152,6 +152,8 @@ def test_a_collector_that_is_away_holds_up_neither_the_answers_nor_the_end(
         with serving(name, kind, endpoint, tmp_path, extra, workers=2) as server:
             with Traffic(server.port) as traffic:
                 traffic.wait_for(40)
+                # gunicorn's worker takes a SIGTERM for its parent's until it has set up its own signals.
+                wait_for_workers(server, 2 if name.startswith("gunicorn") else 1)
             asked = time.monotonic()
             os.kill(server.pid, signal.SIGTERM)
             server.wait_for_exit()

@@ -145,6 +145,7 @@ def test_every_family_has_a_group_named_after_its_file() -> None:
         "obskit-silent",
         "obskit-telemetry",
         "obskit-traffic",
+        "obskit-workers",
     ]
 
 

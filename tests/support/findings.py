@@ -52,7 +52,7 @@ def _seen_from_outside(app: Any) -> None:
     pipeline.route_for = lambda method, path: ROUTE
     for name, evidence in (
         ("request_stuck", {"waited_s": 10.2, "age_s": 10.2, **at, "phase": "open", **where}),
-        ("event_loop_blocked", {**at, "blocked_s": 0.38, **where}),
+        ("event_loop_blocked", {**at, "blocked_s": 0.38, "cpu_s": 0.001, **where}),
     ):
         environ = {
             "REQUEST_METHOD": "GET",
