@@ -45,18 +45,23 @@ def clean_process() -> Iterator[None]:
     forget_tracer_provider()
 
 
+# Both with a patch of their own: a test may undo those of its `monkeypatch` before it ends.
 @pytest.fixture(autouse=True)
-def memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def memory_of_its_own() -> Iterator[None]:
     """What the app of one test remembers of a request makes no duplicate of another test's, on any worker."""
-    monkeypatch.setattr(folders, "places", lambda directory: () if directory is None else (directory,))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folders, "places", lambda directory: () if directory is None else (directory,))
+        yield
 
 
 @pytest.fixture(autouse=True)
-def sockets_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def sockets_of_its_own() -> Iterator[None]:
     """A listening socket that somebody else has left open makes no server of the process that runs this test."""
     look = workers.listeners
     before = {listener.inode for listener in look()}
-    monkeypatch.setattr(workers, "listeners", lambda: [one for one in look() if one.inode not in before])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "listeners", lambda: [one for one in look() if one.inode not in before])
+        yield
 
 
 @pytest.fixture
