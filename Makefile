@@ -4,6 +4,7 @@
 #   DEMO_ARGS="--help"      passed on to `obskit demo`
 #   PYTEST_ARGS="-k flask"  passed on to pytest
 #   SOAK_ARGS, TORTURE_ARGS, BENCH_ARGS   passed on to the soak, the torture run and the benchmarks (try "--help")
+#   ARGS="--help"           passed on to transparency, faults, outages, fuzz, secrets, longhaul
 
 SHELL       := /bin/bash
 .ONESHELL:
@@ -17,6 +18,7 @@ PYTEST_ARGS ?=
 SOAK_ARGS   ?=
 TORTURE_ARGS ?=
 BENCH_ARGS  ?=
+ARGS        ?=
 
 VENV := .venv
 NODE := tests/node
@@ -24,7 +26,9 @@ PY   := $(VENV)/bin/python
 PIP  := $(PY) -m pip --disable-pip-version-check --no-input -qq
 SAY  := printf '\033[1m%s\033[0m\n'
 
-.PHONY: help demo test check format grafana soak torture bench clean tools
+RELIABILITY := transparency faults outages fuzz secrets longhaul
+
+.PHONY: help demo test check format grafana soak torture bench clean tools $(RELIABILITY)
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -57,6 +61,16 @@ torture: $(VENV)/.stamp-dev tools ## servers under load whose workers are killed
 
 bench: $(VENV)/.stamp-dev ## what obskit costs, beside the bare app in the same run; minutes
 	@exec $(PY) -m benchmarks $(BENCH_ARGS)
+
+# The long forms behind docs/reliability.md: each also writes its figures there (docs/reliability/NAME.json).
+transparency: ## the frameworks' own test suites with obskit on every application: no new failure; about half an hour
+faults: ## every call obskit makes is made to fail, alone and in pairs: the application never sees it; minutes
+outages: ## collectors that refuse, hang, lie, for ten minutes and more; pipes nobody reads
+fuzz: ## five million hostile inputs, a million names for labels; about half an hour
+secrets: ## two hundred planted secrets, looked for in everything obskit writes; minutes
+longhaul: ## an hour of constant load per kind of server (ARGS="--minutes 5")
+$(RELIABILITY): $(VENV)/.stamp-dev tools
+	@exec $(PY) -m tests.reliability.$@ $(ARGS)
 
 clean: ## remove what set-up, builds and tests left behind
 	@rm -rf $(VENV) $(NODE)/node_modules build dist htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from ipaddress import ip_network
 from typing import Any, Final
 
 from obskit.errors import InstallError, shown
@@ -16,7 +17,11 @@ LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 LOG_CAPTURES: Final = ("auto", "all", "off")
 INVARIANT_MODES: Final = ("count", "raise")
 METRICS_ACCESS: Final = ("loopback", "private", "public", "token")
+LOG_WHEN_FULL: Final = ("drop", "block")
+INCOMING_TRACES: Final = ("continue", "restart")
 INTERFACES: Final = ("wsgi", "asgi")
+# Besides networks: where a proxy usually stands.
+PROXY_PLACES: Final = ("loopback", "private", "unix")
 OTLP_PROTOCOLS: Final = ("http/protobuf", "grpc")
 
 
@@ -64,6 +69,34 @@ def _seconds(value: Any) -> float:
     except ValueError:
         pass
     raise ValueError("seconds, more than 0 and at most 3600")
+
+
+def _port(value: Any) -> int:
+    if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,5}\s*", value):
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65535:
+        return value
+    raise ValueError("a TCP port from 1 to 65535")
+
+
+def _proxies(value: Any) -> tuple[str, ...]:
+    expected = (
+        "a list of addresses or networks such as '10.0.0.0/8', or the words loopback, private, unix "
+        "(in the environment: separated by commas)"
+    )
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, Iterable) or isinstance(parts, Mapping | bytes):
+        raise ValueError(expected)
+    found = []
+    for part in parts:
+        text = part.strip().lower() if isinstance(part, str) else None
+        if text == "":
+            continue
+        try:
+            found.append(text if text in PROXY_PLACES else str(ip_network(text or "?", strict=False)))
+        except ValueError:
+            raise ValueError(expected) from None
+    return tuple(found)  # type: ignore[arg-type]
 
 
 def _directory(value: Any) -> str:
@@ -121,8 +154,32 @@ class Config:
         "who may scrape: loopback, private (also RFC 1918 and unique local addresses), public, or token "
         "(a bearer token from OBSKIT_METRICS_TOKEN)",
     )
+    metrics_port: int | None = _option(
+        _port,
+        None,
+        "a TCP port of its own that answers scrapes at metrics_path, on loopback only while metrics_access is "
+        "loopback; the application's own port then answers none",
+    )
+    trusted_proxies: tuple[str, ...] = _option(
+        _proxies,
+        (),
+        "proxies whose X-Forwarded-For, X-Forwarded-Proto, Forwarded and X-Request-Start are believed: addresses or "
+        "networks, or loopback, private, unix; none by default, for anybody can send these headers",
+    )
+    incoming_trace: str = _option(
+        _one_of(INCOMING_TRACES),
+        "continue",
+        "continue: a caller's traceparent gives the trace id and says whether to sample; restart (a public edge): "
+        "a trace of our own, sampled as we decide, with a link to the caller's",
+    )
     log_format: str = _option(
         _one_of(LOG_FORMATS), "auto", "json, console, or auto: console on a TTY, else json"
+    )
+    log_when_full: str = _option(
+        _one_of(LOG_WHEN_FULL),
+        "drop",
+        "when nobody reads standard output any more: drop (and count) lines, or block the application until they "
+        "are read",
     )
     log_level: str = _option(_one_of(LOG_LEVELS), "info", "lowest level written")
     capture_logs: str = _option(
