@@ -23,6 +23,7 @@ from obskit.watch.flight import FlightRecorder
 from obskit.watch.scene import Scene
 from obskit.watch.server import ServerFacts
 from obskit.watch.stuck import NOWHERE, StuckWatch
+from obskit.watch.vantage import vantage
 from obskit.workers import Workers
 from tests.support.group import listening
 from tests.support.recording import make_pipeline
@@ -42,6 +43,7 @@ class Worker:
             self.workers,
             ServerFacts(),
             self.flight,
+            vantage(),
         )
         self.flight.begin(self.scene)
         self.stuck = StuckWatch(self.scene)

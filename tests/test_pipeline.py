@@ -72,7 +72,7 @@ def test_a_request_beside_the_first_one_waits_until_the_watch_has_begun(
     pipeline, notes = make_pipeline()
     beginning, go_on = threading.Event(), threading.Event()
 
-    def begin() -> None:
+    def begin(_seen: Any) -> None:
         beginning.set()
         go_on.wait(5)
         notes.called("watch.begin")
@@ -90,7 +90,7 @@ def test_a_request_beside_the_first_one_waits_until_the_watch_has_begun(
     assert notes.calls.count("watch.open") == 2
 
 
-@pytest.mark.parametrize("stage", ["begin", "open", "close", "answering", "goodbye", "shutdown"])
+@pytest.mark.parametrize("stage", ["look", "begin", "open", "close", "answering", "goodbye", "shutdown"])
 def test_a_watch_that_fails_is_counted_and_harms_nobody(stage: str) -> None:
     pipeline, notes = make_pipeline()
     notes.broken.add(f"watch.{stage}")

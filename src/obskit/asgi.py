@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from time import monotonic, perf_counter_ns
 from typing import Any
 
+from obskit.aside import aside
 from obskit.exchange import HEAD_BYTES, Exchange
 from obskit.names import HTTP_METHODS, OTHER_METHOD
 from obskit.pipeline import Endpoint, Pipeline
@@ -26,6 +27,7 @@ RouteOf = Callable[[Scope, int | None], str | None]
 MARK = "obskit.exchange"
 # Methods whose requests have no body unless they declare one.
 _BODILESS_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE"})
+_SERVED = ("http", "websocket")
 _BODY_TYPES = frozenset({"http.response.body", "http.response.pathsend", "http.response.zerocopysend"})
 _QUEUE_HEADERS = frozenset({b"x-request-start", b"x-queue-start"})
 # Close codes with which a peer ends a WebSocket in good order (RFC 6455 §7.4.1; 1012 is a restarting server).
@@ -67,6 +69,8 @@ class AsgiDoor:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope.get("type")
+        if not self.pipeline.serving and kind in _SERVED and scope.get("path") not in self.pipeline.excluded:
+            await self.pipeline.served()
         if kind == "http":
             endpoint = self._endpoint(scope)
             if endpoint is not None:
@@ -132,7 +136,7 @@ class AsgiDoor:
         self.pipeline.close(exchange)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.pipeline.begin()
+        await self.pipeline.begun()
         if self.answers_lifespan:
             await self._answer_lifespan(receive, send)
             return
@@ -161,8 +165,8 @@ class AsgiDoor:
 
     async def _say_goodbye(self) -> None:
         await self._settle()
-        self.pipeline.flush(FLUSH_TIMEOUT_S)
-        self.pipeline.goodbye()
+        await aside(self.pipeline.flush, FLUSH_TIMEOUT_S)
+        await aside(self.pipeline.goodbye)
 
     async def _settle(self) -> None:
         """Let requests that the server has just cancelled end: their records are to be flushed, too.
@@ -178,17 +182,10 @@ class AsgiDoor:
             await sleep(SETTLE_POLL_S)
 
     async def _answer(self, endpoint: Endpoint, scope: Scope, send: Send) -> None:
-        if not self.pipeline.serving:
-            self.pipeline.serve()  # here, in the loop that is to be watched
         headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope.get("headers", ())}
         client = scope.get("client")
-        arguments = (scope.get("method", "GET"), headers, client[0] if client else None)
-        try:
-            loop = get_running_loop()
-        except RuntimeError:  # not asyncio (trio): rendering blocks the loop for its few milliseconds
-            answer = self.pipeline.answer(endpoint, *arguments)
-        else:
-            answer = await loop.run_in_executor(None, self.pipeline.answer, endpoint, *arguments)
+        peer = client[0] if client else None
+        answer = await aside(self.pipeline.answer, endpoint, scope.get("method", "GET"), headers, peer)
         await send(
             {
                 "type": "http.response.start",

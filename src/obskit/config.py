@@ -96,7 +96,7 @@ def _proxies(value: Any) -> tuple[str, ...]:
             found.append(text if text in PROXY_PLACES else str(ip_network(text or "?", strict=False)))
         except ValueError:
             raise ValueError(expected) from None
-    return tuple(found)  # type: ignore[arg-type]
+    return tuple(found)
 
 
 def _directory(value: Any) -> str:

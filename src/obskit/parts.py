@@ -41,7 +41,8 @@ class Watching(Protocol):
 
     name: str
 
-    def begin(self) -> None: ...
+    def look(self) -> Any: ...
+    def begin(self, seen: Any) -> None: ...
     def opened(self, exchange: Exchange) -> None: ...
     def answering(self, exchange: Exchange) -> None: ...
     def closed(self, exchange: Exchange) -> None: ...
@@ -54,14 +55,14 @@ class Blind:
 
     name = "watch"
 
-    def begin(self) -> None:
+    def look(self) -> None:
         return
 
-    def opened(self, exchange: Exchange) -> None:
+    def begin(self, seen: Any) -> None:
         return
 
-    answering = closed = opened
-    goodbye = shutdown = begin
+    opened = answering = closed = begin
+    goodbye = shutdown = look
 
 
 class LogSignal(Signal, Protocol):

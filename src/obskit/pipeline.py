@@ -13,10 +13,12 @@ import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from threading import Lock
 from time import monotonic, perf_counter_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from obskit.aside import WAIT_S, Once
 from obskit.context import _current
 from obskit.exchange import Exchange, Outcome
 from obskit.findings import Detector, Judge, Verdict
@@ -83,9 +85,7 @@ class Pipeline:
         self._reporter = reporter
         self._told: dict[str, float] = {}
         self._observers: tuple[Observer, ...] = ()
-        self._begun = self._serving = False
-        self._begin_lock = Lock()
-        self._findings_lock = Lock()
+        self._after_fork()
         self.ask(detectors)
         if hasattr(os, "register_at_fork"):
             child = weakref.WeakMethod(self._after_fork)
@@ -113,9 +113,11 @@ class Pipeline:
         return before
 
     def _after_fork(self) -> None:
-        self._begun = self._serving = False
+        self._begun = False
         self._begin_lock = Lock()
         self._findings_lock = Lock()
+        self._beginning = Once(lambda _: self.begin(), partial(self._late, "begin"))
+        self._serving = Once(self._serve, partial(self._late, "watch.begin"), self._look)
 
     def begin(self) -> None:
         """Start what must run in the process that serves (exporters): at the first request or lifespan startup."""
@@ -130,23 +132,44 @@ class Pipeline:
                     self.failed(f"{signal.name}.begin", error)
             self._each_judge("begin")
 
+    async def begun(self) -> None:
+        """`begin`, seen from an event loop that is to go on meanwhile: files are opened."""
+        if not self._begun:
+            await self._beginning.awaited()
+
     @property
     def serving(self) -> bool:
         """Whether it has begun to watch."""
-        return self._serving
+        return self._serving.over
 
     def serve(self) -> None:
-        """Start to watch, once this process has its first request: only then is it sure on which socket it serves."""
+        """Start to watch, once this process has its first request: only then is it sure on which socket it serves.
+
+        A request waits for it, or no heir would know of it; but not for ever.
+        """
+        self._serving.wait()
+
+    async def served(self) -> None:
+        """The same, seen from an event loop that is to go on meanwhile."""
+        await self._serving.awaited()
+
+    def _look(self) -> Any:
+        try:
+            return self.watch.look()
+        except Exception as error:
+            self.failed("watch.look", error)
+            return None
+
+    def _serve(self, seen: Any) -> None:
         if not self._begun:
             self.begin()
-        with self._begin_lock:
-            if self._serving:
-                return
-            try:
-                self.watch.begin()
-            except Exception as error:
-                self.failed("watch.begin", error)
-            self._serving = True  # not before: a request beside this one waits, or no heir would know of it
+        try:
+            self.watch.begin(seen)
+        except Exception as error:
+            self.failed("watch.begin", error)
+
+    def _late(self, stage: str) -> None:
+        self.failed(stage, TimeoutError(f"not done within {WAIT_S:g} s: requests go on without it"))
 
     def _each_judge(self, step: str) -> None:
         for judge in self._judges:
@@ -160,7 +183,7 @@ class Pipeline:
     def open(self, exchange: Exchange, request_id: str | None) -> None:
         """Begin the record: ids, span, in-flight gauge. Never raises."""
         exchange.pipeline = self
-        if not self._serving:
+        if not self._serving.over:
             self.serve()
         for stage, opened in self._openers:
             try:
@@ -345,7 +368,7 @@ class Pipeline:
         self, endpoint: Endpoint, method: str, headers: Mapping[str, str], client: str | None
     ) -> Answer:
         """Ask an endpoint of ours; a 503 if it fails. Never raises."""
-        if not self._serving:
+        if not self._serving.over:
             self.serve()
         try:
             return endpoint(method, headers, client)

@@ -20,6 +20,7 @@ from obskit.context import current
 from obskit.exchange import Exchange, Finding
 from obskit.findings import Detector, Judge
 from obskit.pipeline import Pipeline
+from obskit.watch.vantage import Vantage, vantage
 from obskit.wsgi import WsgiDoor
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -55,6 +56,14 @@ class Notes:
             raise Broken(name)
 
 
+class SceneHere(SimpleNamespace):
+    """A scene of a test, seen from the thread that asks for it."""
+
+    @property
+    def vantage(self) -> Vantage:
+        return vantage()
+
+
 class FakeSignal:
     """A signal that notes its calls and raises where `notes.broken` says so."""
 
@@ -62,7 +71,11 @@ class FakeSignal:
         self.name = name
         self.notes = notes
 
-    def begin(self) -> None:
+    def look(self) -> None:
+        if f"{self.name}.look" in self.notes.broken:
+            raise Broken
+
+    def begin(self, *_seen: Any) -> None:
         self.notes.called(f"{self.name}.begin")
 
     def opened(self, exchange: Exchange) -> None:

@@ -25,6 +25,7 @@ from obskit.watch import flight
 from obskit.watch.flight import FlightRecorder
 from obskit.watch.scene import Scene
 from obskit.watch.server import ServerFacts
+from obskit.watch.vantage import vantage
 from obskit.workers import State, Workers
 from tests.support.group import listening
 from tests.support.recording import Notes, make_pipeline
@@ -69,7 +70,15 @@ class Worker:
         self.metrics = cast(Any, Counts())
         self.flight = FlightRecorder(self.metrics)
         self.flight.begin(
-            Scene(self.pipeline.config, self.pipeline, self.metrics, self.workers, server, self.flight)
+            Scene(
+                self.pipeline.config,
+                self.pipeline,
+                self.metrics,
+                self.workers,
+                server,
+                self.flight,
+                vantage(),
+            )
         )
 
     def open(self, path: str = "/orders/7", number: int = 1, **facts: Any) -> Exchange:
@@ -693,7 +702,15 @@ def test_a_worker_that_begins_again_in_a_child_has_a_record_of_its_own(hire: Hir
     if pid == 0:
         try:
             mine = Workers.join(str(tmp_path), "shop")
-            facts = (one.pipeline.config, one.pipeline, one.metrics, mine, ServerFacts(), one.flight)
+            facts = (
+                one.pipeline.config,
+                one.pipeline,
+                one.metrics,
+                mine,
+                ServerFacts(),
+                one.flight,
+                vantage(),
+            )
             one.flight.begin(Scene(*facts))
             one.open("/of the child", 2)
             os.kill(os.getpid(), signal.SIGKILL)

@@ -24,7 +24,7 @@ from obskit.names import EVENT_LOOP_LAG, Metric
 from obskit.watch import loop as watched
 from obskit.watch.loop import BEAT_S, LoopWatch
 from obskit.watch.processor import NOTHING, Used
-from tests.support.recording import make_pipeline
+from tests.support.recording import SceneHere, make_pipeline
 
 DEADLINE_S = 10.0
 
@@ -61,7 +61,7 @@ class World:
         self.pipeline, self.notes = make_pipeline(detectors=[(DETECTOR, None)])
         self.lags: list[float] = []
         self.watch = LoopWatch(
-            SimpleNamespace(config=self.pipeline.config, pipeline=self.pipeline, metrics=self)  # type: ignore[arg-type]
+            SceneHere(config=self.pipeline.config, pipeline=self.pipeline, metrics=self)  # type: ignore[arg-type]
         )
         self.loop = factory()
         self.thread = threading.Thread(target=self._run, name="serves", daemon=True)
@@ -433,7 +433,7 @@ def test_a_failure_of_ours_is_counted_and_the_beat_goes_on(world: World, monkeyp
     "runs", [lambda work: work(), lambda work: trio.run(_async(work))], ids=["wsgi", "trio"]
 )
 def test_without_a_loop_of_asyncio_there_is_nothing_to_watch(runs: Any) -> None:
-    watch = LoopWatch(SimpleNamespace())  # type: ignore[arg-type]
+    watch = LoopWatch(SceneHere())  # type: ignore[arg-type]
     runs(watch.begin)
     assert watch.every_s == 0
     watch.tick()

@@ -21,6 +21,7 @@ from obskit.watch.saturation import Saturation, backlog
 from obskit.watch.scene import Scene
 from obskit.watch.server import ServerFacts
 from obskit.workers import Listener, listeners
+from tests.support.recording import SceneHere
 
 
 class Told:
@@ -48,7 +49,7 @@ def told() -> Told:
 @pytest.fixture
 def saturation(told: Told) -> Iterator[Saturation]:
     pipeline = SimpleNamespace(failed=lambda stage, error: told.failed.append(stage))
-    scene = SimpleNamespace(metrics=told, pipeline=pipeline, server=ServerFacts("test", 7))
+    scene = SceneHere(metrics=told, pipeline=pipeline, server=ServerFacts("test", 7))
     made = Saturation(cast(Scene, scene))
     yield made
     made.shutdown()
@@ -197,7 +198,7 @@ def test_pauses_of_the_collector_are_told_once(saturation: Saturation, told: Tol
 
 
 def test_the_next_install_measures_when_the_one_that_did_has_gone(told: Told) -> None:
-    scene = cast(Scene, SimpleNamespace(metrics=told, pipeline=None, server=ServerFacts()))
+    scene = cast(Scene, SceneHere(metrics=told, pipeline=None, server=ServerFacts()))
     first, second = Saturation(scene), Saturation(scene)
     try:
         first.begin()

@@ -21,9 +21,10 @@ from obskit.watch.loop import LoopWatch
 from obskit.watch.queueing import queue_seconds
 from obskit.watch.saturation import Saturation
 from obskit.watch.scene import Scene
-from obskit.watch.server import server_facts
+from obskit.watch.server import ServerFacts, server_facts
 from obskit.watch.stuck import StuckWatch
 from obskit.watch.ticker import ticker
+from obskit.watch.vantage import Vantage, vantage
 from obskit.workers import Member, State, Workers
 
 HOUSEKEEPING_S = 1.0
@@ -62,13 +63,17 @@ class Watch:
         """Set by the composition root, before anything is served."""
         self.answering: Callable[[Exchange], None] = self.flight.answering
 
-    def begin(self) -> None:
-        """Join the workers of this server and begin to watch. Call it in the process that serves."""
+    def look(self) -> tuple[Vantage, ServerFacts]:
+        """What is to be seen from the thread that has the first request; opens no file."""
+        return vantage(), server_facts()
+
+    def begin(self, seen: tuple[Vantage, ServerFacts]) -> None:
+        """Join the workers of this server and begin to watch. Call it in the process that serves, from any thread."""
         pipeline = self.pipeline
         if pipeline is None:
             return
         config = self._config
-        server = server_facts()
+        here, server = seen
         if config.share_workers:
             workers = Workers.join(
                 config.state_dir,
@@ -79,7 +84,7 @@ class Watch:
             )
         else:
             workers = Workers("", "", 0, -1, "share_workers is off")
-        scene = self.scene = Scene(config, pipeline, self._metrics, workers, server, self.flight)
+        scene = self.scene = Scene(config, pipeline, self._metrics, workers, server, self.flight, here)
         try:
             self._metrics.join(workers)
         except OSError as error:  # no room: this worker keeps its numbers for itself

@@ -16,9 +16,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextvars import Context
-from inspect import CO_COROUTINE
 from itertools import dropwhile
-from threading import get_ident, get_native_id
 from time import monotonic
 from types import FrameType
 from typing import Any
@@ -28,6 +26,7 @@ from obskit.exchange import Exchange
 from obskit.watch.processor import NOTHING, Processor
 from obskit.watch.scene import Scene
 from obskit.watch.stacks import Look, behind_door, outermost_first, stack_in, thread_name
+from obskit.watch.vantage import of_the_loop
 
 BEAT_S = 0.1
 LATE_S = 0.1
@@ -57,17 +56,17 @@ class LoopWatch:
         self._told_s = 0.0
 
     def begin(self) -> None:
-        """Called in the first request: under ASGI in its loop."""
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
+        """Called from any thread."""
+        seen = self._scene.vantage
+        loop = seen.loop
+        if loop is None:
             self.every_s = 0.0
             return
-        self._loop, self._thread = loop, get_ident()
-        self._processor = Processor(get_native_id())
+        self._loop, self._thread, self._outside = loop, seen.thread, seen.outside
+        self._processor = Processor(seen.native_thread)
         self._used = self._processor.used()
-        self._outside = _outside_of_request(sys._getframe())
-        self._ask(loop)
+        self._due = monotonic() + BEAT_S
+        loop.call_soon_threadsafe(self._ask, loop, context=Context())
 
     def _ask(self, loop: asyncio.AbstractEventLoop) -> None:
         # Our own clock: uvloop's stands still while the loop is blocked. An empty context: the one of the first
@@ -150,7 +149,7 @@ class LoopWatch:
     def _called_by_the_loop(self, frame: FrameType | None) -> FrameType | None:
         """The outermost frame of what the loop has called; None while it waits for something to do."""
         called = outermost_first(frame)[self._outside :]
-        return next((one for one in called if not _of_the_loop(one)), None)
+        return next((one for one in called if not of_the_loop(one)), None)
 
     def shutdown(self) -> None:
         self._loop = None  # the next beat is the last
@@ -158,28 +157,7 @@ class LoopWatch:
         self._suspect = None
 
 
-# How many frames lie outside the loop that runs in this thread: those of its server, which started it. uvloop has no
-# frames of its own, so the place where the loop begins cannot be seen in the stack of what it has called.
-
-
-def _outside_of_request(frame: FrameType) -> int:
-    """Seen from within a request: the loop begins at its own frame, or else at that of the request's task."""
-    inner = (
-        one for one in enumerate(outermost_first(frame)) if _of_the_loop(one[1]) or _is_coroutine(one[1])
-    )
-    return next((number for number, _ in inner), 0)
-
-
 def _outside_of_beat(frame: FrameType) -> int:
     """Seen from what the loop has called itself."""
     innermost_first = reversed(outermost_first(frame.f_back))
-    return len(list(dropwhile(_of_the_loop, innermost_first)))
-
-
-def _is_coroutine(frame: FrameType) -> bool:
-    return bool(frame.f_code.co_flags & CO_COROUTINE)
-
-
-def _of_the_loop(frame: FrameType) -> bool:
-    module = frame.f_globals.get("__name__", "")
-    return module == "selectors" or module.partition(".")[0] in ("asyncio", "uvloop")
+    return len(list(dropwhile(of_the_loop, innermost_first)))

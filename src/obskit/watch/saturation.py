@@ -30,9 +30,9 @@ class Saturation:
         self._limiter: Any = None
 
     def begin(self) -> None:
-        """Called in the first request: under ASGI in its loop."""
+        """Called from any thread."""
         self._watching = True
-        self._limiter = _thread_limiter()
+        self._limiter = self._scene.vantage.limiter
         if self._scene.server.capacity:
             self._scene.metrics.set(names.REQUEST_CAPACITY, self._scene.server.capacity)
         self._listener = _listener()
@@ -111,17 +111,3 @@ def backlog(listener: Listener) -> tuple[int, int] | None:
     except (OSError, struct.error):
         return None
     return (waiting, limit) if limit else None
-
-
-def _thread_limiter() -> Any:
-    """anyio's limit of threads in this loop, which Starlette and FastAPI run synchronous code in; None without.
-
-    Django's asynchronous handler gives each request a thread of its own: there is no limit to be seen.
-    """
-    to_thread = sys.modules.get("anyio.to_thread")
-    if to_thread is None:
-        return None
-    try:
-        return to_thread.current_default_thread_limiter()
-    except Exception:  # no loop here (WSGI): each version of anyio says so with an exception of its own
-        return None

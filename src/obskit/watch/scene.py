@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from obskit.config import Config
 from obskit.pipeline import Pipeline
 from obskit.watch.server import ServerFacts
+from obskit.watch.vantage import Vantage
 from obskit.workers import Workers
 
 if TYPE_CHECKING:
@@ -23,3 +24,4 @@ class Scene(NamedTuple):
     workers: Workers
     server: ServerFacts
     flight: FlightRecorder
+    vantage: Vantage
