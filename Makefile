@@ -65,7 +65,7 @@ bench: $(VENV)/.stamp-dev ## what obskit costs, beside the bare app in the same 
 # The long forms behind docs/reliability.md: each also writes its figures there (docs/reliability/NAME.json).
 transparency: ## the frameworks' own test suites with obskit on every application: no new failure; about half an hour
 faults: ## every call obskit makes is made to fail, alone and in pairs: the application never sees it; minutes
-outages: ## collectors that refuse, hang, lie, for ten minutes and more; pipes nobody reads
+outages: ## collectors that refuse, hang or lie while two servers are under load; a quarter of an hour
 fuzz: ## five million hostile inputs, a million names for labels; about half an hour
 secrets: ## two hundred planted secrets, looked for in everything obskit writes; minutes
 longhaul: ## an hour of constant load per kind of server (ARGS="--minutes 5")

@@ -14,9 +14,11 @@ BY_NAME_ALONE = frozenset({"healthy"})
 QUICK = {
     "healthy": ("--minutes", "0.3"),
     "idle": ("--seconds", "5"),
+    "imports": ("--rounds", "3"),
     "detectors": ("--rounds", "10"),
     "memory_of_repeats": ("--operations", "500000"),
     "scrape": ("--workers", "2"),
+    "scrape_flood": ("--quick",),
     "watch": ("--rounds", "10"),
 }
 

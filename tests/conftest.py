@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 import obskit
 from obskit import folders, workers
+from obskit.context import _current
 from obskit.signals import capture, structured
 from obskit.signals import provider as providers
 from tests.support.sharing import SharedScheduling
@@ -43,6 +44,7 @@ def clean_process() -> Iterator[None]:
         capture.detach(sink)
     providers._shared = None
     forget_tracer_provider()
+    _current.set(None)  # where a test has kept a request from being left
 
 
 # Both with a patch of their own: a test may undo those of its `monkeypatch` before it ends.

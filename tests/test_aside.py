@@ -42,47 +42,88 @@ def test_it_is_done_once_on_another_thread_with_what_the_first_one_saw() -> None
     assert work.threads != [threading.get_ident()]
 
 
-def test_the_loop_goes_on_while_all_who_came_meanwhile_wait() -> None:
+def test_a_request_in_a_loop_has_it_started_and_goes_on_and_a_scrape_waits_for_it() -> None:
     work = Work()
-
-    async def main() -> int:
-        waiting = [asyncio.ensure_future(work.once.awaited()) for _ in range(3)]
-        turns = 0
-        while not work.threads or turns < 10:
-            turns += 1
-            await asyncio.sleep(0)
-        assert not any(one.done() for one in waiting)
-        work.free.set()
-        await asyncio.gather(*waiting)
-        return turns
-
-    assert asyncio.run(main()) >= 10
-    assert (len(work.threads), work.late) == (1, 0)
+    work.once.start()
+    assert (work.once.over, work.once._done.is_set()) == (True, False)
+    waits = threading.Thread(target=work.once.wait)
+    waits.start()
+    waits.join(0.05)
+    assert waits.is_alive()
+    work.free.set()
+    waits.join(5)
+    assert (waits.is_alive(), len(work.threads), work.late) == (False, 1, 0)
 
 
-@pytest.mark.parametrize("how", ["blocking", "asyncio"])
-def test_what_hangs_is_waited_for_once_and_told_once(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_can_be_looked_before_it_is_done_elsewhere() -> None:
+    work = Work()
+    work.free.set()
+    work.once.look()
+    threading.Thread(target=work.once.wait).start()
+    work.once.wait()
+    assert work.seen == threading.get_ident()
+
+
+@pytest.mark.parametrize("placed", [True, False])
+def test_where_the_socket_is_there_at_startup_it_is_done_then_and_else_with_the_first_request(
+    placed: bool,
+) -> None:
+    pipeline, notes = make_pipeline()
+    notes.placed = placed
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+
+    async def receive() -> Any:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Any) -> None:
+        seen.append(("watch.begin" in notes.calls, pipeline.serving))
+
+    asyncio.run(AsgiDoor(app, pipeline)({"type": "lifespan"}, receive, send))
+    assert seen == [(placed, placed)]
+
+
+def test_what_hangs_is_waited_for_once_and_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WAIT_S", 0.01)
     work = Work()
-    if how == "blocking":
-        work.once.wait()
-        work.once.wait()
-    else:
-
-        async def main() -> None:
-            await asyncio.gather(work.once.awaited(), work.once.awaited())
-
-        asyncio.run(main())
+    work.once.wait()
+    monkeypatch.setattr(module, "WAIT_S", 60)
+    work.once.wait()
     assert (work.once.over, work.late) == (True, 1)
     work.free.set()
 
 
-def test_without_asyncio_it_is_done_all_the_same() -> None:
-    work = Work()
-    work.free.set()
-    trio.run(work.once.awaited)
-    assert work.once.over
+def test_what_is_about_to_be_undone_is_let_come_to_its_end() -> None:
+    never, work = Work(), Work()
+    never.once.settle()
+    assert never.threads == []
+    work.once.start()
+    threading.Timer(0.05, work.free.set).start()
+    work.once.settle()
+    assert work.once._done.is_set()
 
+
+def test_the_loop_goes_on_while_something_is_done_aside() -> None:
+    work = Work()
+
+    async def main() -> int:
+        doing = asyncio.ensure_future(aside(work.do, "seen"))
+        turns = 0
+        while not work.threads or turns < 10:
+            turns += 1
+            await asyncio.sleep(0)
+        assert not doing.done()
+        work.free.set()
+        await doing
+        return turns
+
+    assert asyncio.run(main()) >= 10
+
+
+def test_without_asyncio_it_is_done_here() -> None:
     async def ask() -> Any:
         return await aside(threading.get_ident)
 
@@ -90,55 +131,63 @@ def test_without_asyncio_it_is_done_all_the_same() -> None:
     assert asyncio.run(ask()) != threading.get_ident()
 
 
+@pytest.mark.parametrize("call", [lambda: 1 / 0, lambda: None])
+def test_what_fails_or_cannot_say_that_it_has_ended_leaves_nobody_waiting(
+    call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(module, "_tell", lambda *_: None)
+    monkeypatch.setattr(threading, "excepthook", lambda *_: None)
+    assert asyncio.run(aside(call)) is None
+
+
 def test_a_loop_that_was_closed_meanwhile_harms_nobody() -> None:
     work = Work()
 
     async def main() -> None:
-        asyncio.ensure_future(work.once.awaited())
+        doing = asyncio.ensure_future(aside(work.do, ""))
         while not work.threads:
             await asyncio.sleep(0)
+        assert not doing.done()
 
     asyncio.run(main())
     work.free.set()
-    work.once.wait()
-    assert work.once.over
 
 
-def test_a_request_cancelled_while_it_waits_reaches_the_application_which_sees_the_cancellation() -> None:
-    beginning, go_on = threading.Event(), threading.Event()
+def test_the_first_requests_of_an_application_take_turns_as_they_do_without_us() -> None:
+    for _ in range(50):
+        pipeline, _ = make_pipeline()
+        seen: list[Any] = []
+
+        async def app(scope: Any, receive: Any, send: Any, seen: list[Any] = seen) -> None:
+            seen.append(scope["path"])
+            for _ in range(5):
+                await asyncio.sleep(0)
+            seen.append(scope["path"])
+
+        async def nothing(*_: Any) -> Any:
+            return {"type": "http.request"}
+
+        door = AsgiDoor(app, pipeline)
+
+        async def main(door: AsgiDoor = door) -> None:
+            await asyncio.gather(*(door(http_scope(path=path), nothing, nothing) for path in ("/1", "/2")))
+
+        asyncio.run(main())
+        assert seen == ["/1", "/2", "/1", "/2"]
+
+
+def test_the_exporter_is_there_before_the_first_span_ends() -> None:
     pipeline, notes = make_pipeline()
-
-    def begin(_seen: Any) -> None:
-        beginning.set()
-        go_on.wait(10)
-
-    pipeline.watch.begin = begin  # type: ignore[method-assign]
-    seen: list[str] = []
+    hung = threading.Event()
+    pipeline.watch.begin = lambda _seen: hung.wait(10) and None  # type: ignore[method-assign]
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        seen.append("called")
-        try:
-            await asyncio.sleep(30)
-        except asyncio.CancelledError as cancelled:
-            seen.append(f"cancelled {cancelled.args}")
-            raise
+        notes.called("app")
 
-    async def nothing(*_: Any) -> Any:
-        return {"type": "http.request"}
-
-    async def main() -> None:
-        task = asyncio.ensure_future(AsgiDoor(app, pipeline)(http_scope(), nothing, nothing))
-        while not beginning.is_set():
-            await asyncio.sleep(0)
-        task.cancel("by the server")
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert task.cancelled()
-
-    asyncio.run(main())
-    go_on.set()
-    assert seen == ["called", "cancelled ('by the server',)"]
-    assert notes.record.outcome == "cancelled"
+    call_asgi(AsgiDoor(app, pipeline))
+    assert notes.calls.index("traces.begin") < notes.calls.index("app")
+    hung.set()
 
 
 def test_a_watch_that_hangs_at_its_beginning_holds_up_no_request_for_ever(
@@ -155,5 +204,7 @@ def test_a_watch_that_hangs_at_its_beginning_holds_up_no_request_for_ever(
 
     door = AsgiDoor(app, pipeline)
     assert [call_asgi(door).body for _ in range(3)] == [b"ok"] * 3
+    pipeline.serve()  # a scrape, or a request behind the other door
+    pipeline.serve()
     assert notes.stages == ["watch.begin"]
     hung.set()

@@ -40,6 +40,18 @@ def test_the_cost_of_every_detector_is_measured_beside_the_bare_app_and_the_sign
     assert all(f"\n{name:28}" in ran.stdout for name in names)
 
 
+def test_a_flood_of_scrapes_is_measured_beside_the_same_load_without_one(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    command = [sys.executable, "benchmarks/scrape_flood.py", "--servers", "uvicorn"]
+    command += ["--seconds", "0.7", "--rounds", "1", "--lead", "0", "--json", str(figures)]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(figures.read_text())["uvicorn"]
+    assert {"none", "page", "page, 100 a second", "page, other port", "ping"} <= set(found)
+    assert found["none"]["of_bare"] == 1
+    assert all(one["requests_per_s"] > 0 for one in found.values())
+
+
 def test_a_benchmark_that_is_not_there_is_told_apart_from_one_that_fails() -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "benchmarks", "nothing"], cwd=ROOT, capture_output=True, text=True, timeout=60

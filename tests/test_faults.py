@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import obskit
-from obskit import asgi, presence, wsgi, wsgi_input
+from obskit import asgi, asgi_scope, presence, wsgi, wsgi_input
 from obskit.asgi import AsgiDoor
 from obskit.wsgi import WsgiDoor
 from tests.support.recording import (
@@ -87,15 +87,15 @@ def test_a_signal_that_fails_behind_the_wsgi_door_is_counted_and_unseen(stage: s
 @pytest.mark.parametrize(
     ("owner", "helper", "stage"),
     [
-        (asgi, "_read_scope", "asgi.open"),
+        (asgi, "read_scope", "asgi.open"),
         (asgi._HttpCall, "__init__", "asgi.open"),
         (asgi._HttpCall, "_note_sent", "asgi.send"),
         (asgi._HttpCall, "_complete", "asgi.send"),
-        (asgi, "_length", "asgi.send"),
+        (asgi, "length", "asgi.send"),
         (asgi._HttpCall, "_with_request_id", "asgi.send"),
         (presence._Queue, "left", "asgi.presence"),
         (presence._Queue, "close", "adapter.route"),
-        (asgi, "Exchange", "asgi.open"),
+        (asgi_scope, "Exchange", "asgi.open"),
         (asgi, "perf_counter_ns", "asgi.send"),
     ],
 )
@@ -214,15 +214,134 @@ def test_chunks_without_a_length_are_handed_on_and_counted() -> None:
     assert notes.stages == ["wsgi.body"]
 
 
+GUARDS = ["open", "enter", "leave", "close", "answering"]
+
+
+@pytest.mark.parametrize("guard", GUARDS)
+def test_not_even_a_guard_that_fails_is_seen_behind_the_wsgi_door(
+    monkeypatch: pytest.MonkeyPatch, guard: str
+) -> None:
+    pipeline, notes = make_pipeline()
+    monkeypatch.setattr(pipeline, guard, broken)
+    closed: list[str] = []
+
+    class Body:
+        def __iter__(self) -> Iterator[bytes]:
+            yield b"ok"
+
+        def close(self) -> None:
+            closed.append("once")
+
+    def app(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [("Content-Length", "2")])
+        return Body()
+
+    talk = talk_wsgi(WsgiDoor(app, pipeline), make_environ())
+    assert (talk.data, talk.error, closed) == (b"ok", None, ["once"])
+    assert set(notes.stages) <= {"wsgi.open", "wsgi.body", "wsgi.close"}
+    assert notes.stages
+
+
+@pytest.mark.parametrize("guard", GUARDS)
+@pytest.mark.parametrize("error", [None, ValueError("app")])
+def test_not_even_a_guard_that_fails_is_seen_behind_the_asgi_door(
+    monkeypatch: pytest.MonkeyPatch, guard: str, error: Exception | None
+) -> None:
+    pipeline, notes = make_pipeline()
+    monkeypatch.setattr(pipeline, guard, broken)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await asgi_app(scope, receive, send)
+        if error is not None:
+            raise error
+
+    talk = call_asgi(AsgiDoor(app, pipeline))
+    assert (talk.body, talk.error) == (b"ok", error)
+    assert set(notes.stages) <= {"asgi.open", "asgi.send", "asgi.close"}
+    assert notes.stages
+
+
+class Ended(BaseException):
+    """A Ctrl-C, or what a server raises to end its worker."""
+
+
+@pytest.mark.parametrize("stage", ["observed", "closed_early", "exhausted", "sent", "finish"])
+@pytest.mark.parametrize("take", [None, 1])
+def test_what_ends_the_process_in_our_code_comes_out_and_the_body_is_closed_once(
+    monkeypatch: pytest.MonkeyPatch, stage: str, take: int | None
+) -> None:
+    closed: list[str] = []
+
+    class Body:
+        def __iter__(self) -> Iterator[bytes]:
+            yield b"o"
+            yield b"k"
+
+        def close(self) -> None:
+            closed.append("once")
+
+    def app(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [])
+        return Body()
+
+    ended = Ended()
+    thrown: list[bool] = []
+
+    def ending(*_: Any) -> Any:
+        thrown.append(True)
+        raise ended
+
+    monkeypatch.setattr(wsgi._Call, stage, ending)
+    pipeline, _ = make_pipeline()
+    talk = talk_wsgi(WsgiDoor(app, pipeline), make_environ(), take=take)
+    assert talk.error is (ended if thrown else None)
+    assert closed == ["once"]
+
+
+@pytest.mark.parametrize("answer", [broken, lambda *_: None, lambda *_: (200, "OK", [], b"")])
+def test_an_endpoint_that_fails_or_gives_back_garbage_answers_503(answer: Any) -> None:
+    pipeline, notes = make_pipeline({"/metrics": answer})
+    talk = talk_wsgi(WsgiDoor(wsgi_app, pipeline), make_environ("/metrics"))
+    assert (talk.status, talk.error) == ("503 Service Unavailable", None)
+    pipeline, notes = make_pipeline({"/metrics": answer})
+    assert call_asgi(AsgiDoor(asgi_app, pipeline), http_scope("/metrics")).status == 503
+    assert notes.stages == ["endpoint"]
+
+
+@pytest.mark.parametrize("name", ["_headers", "_ask"])
+def test_a_scrape_that_cannot_be_read_answers_503(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    pipeline, notes = make_pipeline({"/metrics": lambda *_: None})  # type: ignore[dict-item,return-value]
+    monkeypatch.setattr(wsgi if name == "_headers" else WsgiDoor, name, broken)
+    talk = talk_wsgi(WsgiDoor(wsgi_app, pipeline), make_environ("/metrics"))
+    assert (talk.status, notes.stages) == ("503 Service Unavailable", ["wsgi.open"])
+
+
+def test_what_the_application_calls_of_ours_never_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline, notes = make_pipeline()
+    monkeypatch.setattr("obskit.context._outside", pipeline)
+    monkeypatch.setattr("obskit.context._current", None)  # whatever is asked of it raises
+    assert obskit.current() is None
+    obskit.bind(a=1)
+    assert obskit.invariant(1 + 1 == 3, "sums") is False
+    with obskit.unit_of_work("checkout", ["charge", "order"]) as work:
+        work.done("charge")
+    assert notes.stages[:3] == ["current", "bind", "invariant"]
+
+
 def test_the_stages_with_a_name_of_their_own_are_those_the_tests_make_fail() -> None:
     found: set[str] = set()
     for path in Path(obskit.__file__).parent.rglob("*.py"):
-        found |= set(re.findall(r"(?:failed|internal_error)\(\s*\"([^\"]+)\"", path.read_text()))
+        found |= set(
+            re.findall(r"(?:failed|lost|internal_error)\((?:[^\"()]*,)?\s*\"([^\"]+)\"", path.read_text())
+        )
     assert found == {
-        *("asgi.open", "asgi.receive", "asgi.send", "asgi.presence", "adapter.route", "adapter.session"),
-        *("wsgi.open", "wsgi.start_response", "wsgi.input", "wsgi.body", "wsgi.close", "wsgi.del"),
-        *("invariant", "metrics.invariant", "unit_of_work", "detectors.duplicate_request"),
-        *("close", "endpoint", "dropped", "traces.enter", "traces.leave", "logs.emit"),
+        *("asgi.open", "asgi.receive", "asgi.send", "asgi.presence", "asgi.close"),
+        *("adapter.route", "adapter.session"),
+        "adapter.exception",  # tests/reliability/faults
+        *("wsgi.open", "wsgi.start_response", "wsgi.input", "wsgi.body", "wsgi.close", "wsgi.del", "trust"),
+        "metrics_port",  # tests/signals/test_scrape_server.py
+        *("current", "bind", "invariant", "metrics.invariant", "unit_of_work", "detectors.duplicate_request"),
+        *("close", "endpoint", "dropped", "traces.enter", "traces.leave", "traces.goodbye", "logs.emit"),
         # tests/signals/test_merge.py, test_app_metrics.py
         *("metrics.app", "metrics.merge", "metrics.shelf"),
         # tests/test_pipeline.py, tests/watch/

@@ -23,7 +23,7 @@ SIGNAL_LIBRARIES = frozenset({"structlog", "prometheus_client", "opentelemetry"}
 
 # ---- the table: a room is what follows `obskit.` in a module's name -------------------------------
 
-FLOOR = frozenset({"errors", "exchange", "names", "redact", "version"})
+FLOOR = frozenset({"errors", "exchange", "names", "plain", "redact", "version"})
 BASE = FLOOR | {"config", "context"}
 HOUSE = BASE | {"pipeline", "wsgi", "asgi", "adapters", "signals", "probes", "detectors", "findings", "watch"}
 HOUSE |= {"workers"}
@@ -41,10 +41,13 @@ class Room:
 
 ROOMS = {
     **{name: Room() for name in FLOOR},
+    "errors": Room(frozenset({"redact"})),
+    "plain": Room(frozenset({"redact", "refusals"})),
+    "refusals": Room(frozenset({"redact"})),
     "config": Room(frozenset({"errors"})),
     # signals only inside get_logger(): see below
     "context": Room(frozenset({"errors", "exchange", "names", "signals"})),
-    "work": Room(frozenset({"context"})),
+    "work": Room(frozenset({"context", "exchange"})),
     "findings": Room(FLOOR | {"config"}),
     "folders": Room(),
     "shared": Room(frozenset({"folders"})),
@@ -54,12 +57,17 @@ ROOMS = {
     "desk": Room(),
     "trust": Room(frozenset({"exchange"})),
     "parts": Room(frozenset({"exchange"})),
-    "pipeline": Room(BASE | {"aside", "findings", "parts"}),
+    "answering": Room(frozenset({"parts"})),
+    "pipeline": Room(BASE | {"answering", "aside", "findings", "parts", "trust"}),
     "wsgi": Room(BASE | {"pipeline", "wsgi_input"}),
     "wsgi_input": Room(frozenset({"exchange"})),
     "presence": Room(),
-    "asgi": Room(BASE | {"aside", "pipeline", "presence"}),
-    "signals": Room(BASE | {"pipeline", "workers", "folders", "desk", "trust"}, SIGNAL_LIBRARIES | {"requests"}),
+    "asgi": Room(BASE | {"aside", "desk", "pipeline", "asgi_scope", "presence"}),
+    "asgi_scope": Room(frozenset({"exchange", "names"})),
+    "signals": Room(
+        BASE | {"refusals", "pipeline", "workers", "folders", "desk", "trust"},
+        SIGNAL_LIBRARIES | {"requests"},
+    ),
     "adapters": Room(BASE | {"pipeline", "wsgi", "asgi"}, FRAMEWORKS),
     "detectors": Room(FLOOR | {"config", "findings", "shared"}),
     "install": Room(HOUSE),

@@ -18,6 +18,7 @@ from opentelemetry import trace
 import obskit
 from obskit.asgi import AsgiDoor
 from obskit.errors import InstallError
+from obskit.install import _installed
 from obskit.wsgi import WsgiDoor
 from tests.support.kinds import (
     KINDS,
@@ -238,9 +239,27 @@ def test_a_server_tells_the_interface_of_what_is_served_as_before(kind: str, ins
 # ---- what is said at start --------------------------------------------------------------------------------------
 
 
-def test_the_start_says_what_was_set_up(install: Any, lines: Any) -> None:
+@pytest.fixture
+def started(lines: Any) -> Any:
+    """The lines written until each install of this test has begun to serve."""
+
+    def read() -> list[dict[str, Any]]:
+        for pipeline in _installed:
+            pipeline.begin()
+        found: list[dict[str, Any]] = lines()
+        return found
+
+    return read
+
+
+def test_a_process_that_serves_nothing_has_its_output_for_itself(install: Any, lines: Any) -> None:
+    install(wsgi_app, service="shop")
+    assert lines() == [], "a command of the application may import it: what it prints is somebody's input"
+
+
+def test_the_start_says_what_was_set_up(install: Any, started: Any) -> None:
     install(wsgi_app, service="shop", environment="test", service_version="1.2")
-    (line,) = lines()
+    (line,) = started()
     assert (line["event"], line["logger"], line["level"]) == ("obskit.installed", "obskit", "info")
     assert (line["service_name"], line["deployment_environment"], line["service_version"]) == (
         "shop",
@@ -252,21 +271,21 @@ def test_the_start_says_what_was_set_up(install: Any, lines: Any) -> None:
     assert "OTEL_EXPORTER_OTLP_ENDPOINT" in line["traces_note"]
 
 
-def test_spans_that_go_somewhere_need_no_note(install: Any, lines: Any) -> None:
+def test_spans_that_go_somewhere_need_no_note(install: Any, started: Any) -> None:
     install(wsgi_app, otlp_endpoint="http://127.0.0.1:9")
-    (line,) = lines()
+    (line,) = started()
     assert line["traces_exporter"] == "otlp/http"
     assert "traces_note" not in line
 
 
-def test_a_console_handler_of_the_user_is_kept_and_that_is_said(install: Any, lines: Any) -> None:
+def test_a_console_handler_of_the_user_is_kept_and_that_is_said(install: Any, started: Any) -> None:
     root = logging.getLogger()
     handler = logging.StreamHandler(sys.stderr)
     root.addHandler(handler)
     try:
         install(wsgi_app)
         assert handler in root.handlers
-        (line,) = lines()
+        (line,) = started()
         assert "capture_logs='all'" in line["logging_note"]
     finally:
         obskit.shutdown()
@@ -296,12 +315,12 @@ def test_a_console_handler_of_the_user_is_kept_and_that_is_said(install: Any, li
     ],
 )
 def test_the_resource_comes_from_options_then_otel_variables(
-    options: Any, environ: Any, expected: Any, install: Any, lines: Any, monkeypatch: pytest.MonkeyPatch
+    options: Any, environ: Any, expected: Any, install: Any, started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     install(wsgi_app, **options)
-    (line,) = lines()
+    (line,) = started()
     assert (line["service_name"], line["service_version"], line["deployment_environment"]) == expected
     resource = trace.get_tracer_provider().resource.attributes  # type: ignore[attr-defined]
     assert resource["service.name"] == expected[0]
@@ -323,13 +342,13 @@ def test_a_route_of_the_app_hidden_by_the_metrics_path_is_warned_of(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_metrics_path_nobody_else_serves_is_not_warned_of(kind: str, install: Any, lines: Any) -> None:
+def test_a_metrics_path_nobody_else_serves_is_not_warned_of(kind: str, install: Any, started: Any) -> None:
     install(KINDS[kind][0](), metrics_path="/-/internal/metrics")
-    assert [line["level"] for line in lines()] == ["info"]
+    assert [line["level"] for line in started()] == ["info"]
 
 
 def test_an_instrumentation_that_fails_is_counted_and_the_app_runs(
-    install: Any, lines: Any, monkeypatch: pytest.MonkeyPatch
+    install: Any, started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from obskit.signals import instrumentation
 
@@ -338,7 +357,7 @@ def test_an_instrumentation_that_fails_is_counted_and_the_app_runs(
     )
     monkeypatch.setattr(instrumentation, "switch_on", lambda disabled, provider: switched)
     app = install(wsgi_app, instrumentation=True)
-    told, installed = lines()
+    told, installed = started()
     assert (told["event"], told["stage"]) == ("obskit.internal_error", "instrumentation.redis")
     assert installed["instrumentations"] == ["requests"]
     assert installed["instrumentations_skipped"] == {"httpx": "wants 1, found 0"}

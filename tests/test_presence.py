@@ -147,6 +147,20 @@ def test_nobody_listens_while_the_application_itself_waits() -> None:
     assert taken == [DISCONNECT]
 
 
+def test_an_application_that_gives_up_waiting_loses_no_message() -> None:
+    taken: list[Any] = []
+
+    async def app(server: Any, receive: Any, send: Any) -> None:
+        await server.waiting.wait()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(receive(), 0.001)
+        server.messages.put_nowait(DISCONNECT)
+        taken.append(await receive())
+
+    granian(app)
+    assert taken == [DISCONNECT]
+
+
 def test_the_listener_ends_with_the_request() -> None:
     async def app(server: Any, receive: Any, send: Any) -> None:
         await server.waiting.wait()
@@ -215,6 +229,10 @@ def test_a_receive_that_fails_while_we_listen_fails_for_the_application_and_is_n
     assert [record for record in caplog.records if record.name == "asyncio"] == []
 
 
+def unexpected(stage: str, error: BaseException) -> None:
+    raise AssertionError(stage) from error
+
+
 @pytest.mark.parametrize("owner", [object(), type("Cycle", (), {"disconnected": None})()])
 def test_a_server_that_shows_nothing_is_left_alone(owner: Any) -> None:
     class Server:
@@ -222,20 +240,17 @@ def test_a_server_that_shows_nothing_is_left_alone(owner: Any) -> None:
 
         async def receive(self) -> Any: ...
 
-    assert presence.presence_of(Server().receive, has_body=False) is None
+    assert presence.presence_of(Server().receive, unexpected, has_body=False) is None
 
 
 def test_a_receive_that_belongs_to_nobody_shows_nothing() -> None:
     async def receive() -> Any: ...
 
-    assert presence.presence_of(receive, has_body=False) is None
+    assert presence.presence_of(receive, unexpected, has_body=False) is None
 
 
-def test_the_base_case_never_knows_and_only_passes_on() -> None:
-    async def receive() -> Any:
-        return DISCONNECT
-
-    base = presence.Presence(receive)
-    assert base.left() is False
-    assert asyncio.run(base.receive()) is DISCONNECT  # type: ignore[arg-type]
+def test_the_base_case_never_knows() -> None:
+    base = presence.Presence()
+    assert (base.left(), base.upload_arrived(), base.early) == (False, False, ())
+    base.received(DISCONNECT)
     base.close()

@@ -6,32 +6,39 @@ pass as they are. `MARK` in the scope keeps a nested install (a mounted applicat
 
 from __future__ import annotations
 
-from asyncio import get_running_loop, sleep
+from asyncio import Future, get_running_loop, shield, sleep
 from collections.abc import Awaitable, Callable, MutableMapping
 from time import monotonic, perf_counter_ns
 from typing import Any
 
+from obskit.asgi_scope import MARK, QUEUE_HEADERS, Scope, has_body, length, read_scope, recorded
 from obskit.aside import aside
+from obskit.desk import Desk
 from obskit.exchange import HEAD_BYTES, Exchange
-from obskit.names import HTTP_METHODS, OTHER_METHOD
-from obskit.pipeline import Endpoint, Pipeline
+from obskit.pipeline import UNAVAILABLE, Answer, Endpoint, Entered, Pipeline
 from obskit.presence import Presence, presence_of
 
-Scope = MutableMapping[str, Any]
+__all__ = ["MARK", "AsgiDoor", "RouteOf", "Scope"]
+
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+AsgiApp = Callable[[Scope, Receive, Send], Awaitable[Any]]
+# status, headers, body
+RawAnswer = tuple[int, list[tuple[bytes, bytes]], bytes]
 RouteOf = Callable[[Scope, int | None], str | None]
 
-MARK = "obskit.exchange"
-# Methods whose requests have no body unless they declare one.
-_BODILESS_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE"})
 _SERVED = ("http", "websocket")
 _BODY_TYPES = frozenset({"http.response.body", "http.response.pathsend", "http.response.zerocopysend"})
-_QUEUE_HEADERS = frozenset({b"x-request-start", b"x-queue-start"})
 # Close codes with which a peer ends a WebSocket in good order (RFC 6455 §7.4.1; 1012 is a restarting server).
 _CLEAN_CLOSE = frozenset({1000, 1001, 1005, 1012})
+
+
+_UNAVAILABLE: RawAnswer = (
+    UNAVAILABLE.status,
+    [(name.lower().encode(), value.encode()) for name, value in UNAVAILABLE.headers],
+    UNAVAILABLE.body,
+)
 
 
 class AsgiDoor:
@@ -56,9 +63,10 @@ class AsgiDoor:
         self.answers_lifespan = answers_lifespan
         self.scope_defaults = scope_defaults
         self._in_flight = 0
+        self._desk = Desk()
         pipeline.hears_shutdown = False  # until the application takes part in its server's lifespan
         carried = frozenset(name.encode("latin-1") for name in pipeline.carrier_headers)
-        self._wanted_headers = carried | _QUEUE_HEADERS
+        self._wanted_headers = carried | QUEUE_HEADERS
 
     def __getattr__(self, name: str) -> Any:
         # Copying asks an object that has no attributes yet, and for protocols that are not the application's.
@@ -67,63 +75,85 @@ class AsgiDoor:
             raise AttributeError(name)
         return getattr(app, name)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kind = scope.get("type")
-        if not self.pipeline.serving and kind in _SERVED and scope.get("path") not in self.pipeline.excluded:
-            await self.pipeline.served()
-        if kind == "http":
-            endpoint = self._endpoint(scope)
-            if endpoint is not None:
-                await self._answer(endpoint, scope, send)
-                return
-            call: _Call | None = self._open(_HttpCall, scope, receive, send)
-        elif kind == "websocket":
-            call = self._open(_WebSocketCall, scope, receive, send)
-        elif kind == "lifespan":
-            await self._lifespan(scope, receive, send)
-            return
-        else:
-            call = None
-        if call is None:
-            # Excluded, of an unknown type, or recorded by a door further out, which will find the route.
-            await self.app(scope, receive, send)
-            return
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
         pipeline = self.pipeline
-        exchange = call.exchange
-        self._in_flight += 1
-        entered = pipeline.enter(exchange)
+        kind = None
+        call: _Call | None = None
+        entered: Entered | None = None
+        endpoint: Endpoint | None = None
+        answer: RawAnswer | None = None
         try:
-            await self.app(scope, call.receive, call.send)
+            kind = scope.get("type")
+            if kind in _SERVED:
+                if not pipeline.serving and scope.get("path") not in pipeline.excluded:
+                    pipeline.serve_soon()
+                if kind == "http":
+                    endpoint = self._endpoint(scope)
+                if endpoint is not None:
+                    answer = await self._ask(endpoint, scope)
+                else:
+                    call, request_id = self._read(kind, scope, receive, send)
+                    if call is not None:
+                        pipeline.open(call.exchange, request_id)
+                        scope[MARK] = call.exchange
+                        entered = pipeline.enter(call.exchange)
+            elif kind == "lifespan":
+                send = self._flushing(send)
+                await pipeline.begun()
+        except Exception as error:
+            pipeline.lost(None if call is None else call.exchange, "asgi.open", error)
+            call = None
+            answer = None if endpoint is None else _UNAVAILABLE
         except BaseException as error:
-            call.raised(error)
+            pipeline.lost(None if call is None else call.exchange, "asgi.open", error)
+            raise
+        if answer is not None:
+            status, headers, body = answer
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+            return None
+        if call is None:
+            if kind == "lifespan" and self.answers_lifespan:
+                return await self._answer_lifespan(receive, send)
+            # Excluded, of another type, or recorded by a door further out, which will find the route.
+            return await self.app(scope, receive, send)
+        self._in_flight += 1
+        try:
+            return await self.app(scope, call.receive, call.send)
+        except BaseException as error:
+            try:
+                call.raised(error)
+            except Exception as failure:
+                pipeline.failed("asgi.close", failure)
             raise
         finally:
             self._in_flight -= 1
-            pipeline.leave(entered)
-            self._finish(call, scope)
+            try:
+                pipeline.leave(entered)
+                self._finish(call, scope)
+            except Exception as failure:
+                pipeline.lost(call.exchange, "asgi.close", failure)
 
     def _endpoint(self, scope: Scope) -> Endpoint | None:
         # In ASGI the path includes the prefix the application is served under.
         path, root = scope.get("path"), scope.get("root_path")
-        if root and path and path.startswith(root):
-            path = path[len(root) :]
-        return self.pipeline.endpoints.get(path) if path and not _recorded(scope) else None
-
-    def _open(self, make: type[_Call], scope: Scope, receive: Receive, send: Send) -> _Call | None:
-        pipeline = self.pipeline
-        try:
-            for key, value in self.scope_defaults:
-                scope.setdefault(key, value)
-            if _recorded(scope) or scope.get("path") in pipeline.excluded:
-                return None
-            exchange, request_id = _read_scope(scope, self._wanted_headers)
-            call = make(pipeline, exchange, receive, send)
-        except Exception as error:
-            pipeline.failed("asgi.open", error)
+        if root and path:
+            root = root.rstrip("/")
+            if path.startswith(root + "/"):
+                path = path[len(root) :]
+        if path not in self.pipeline.endpoints or recorded(scope):
             return None
-        pipeline.open(exchange, request_id)
-        scope[MARK] = exchange
-        return call
+        return self.pipeline.endpoint(path, scope.get("raw_path"))
+
+    def _read(self, kind: str, scope: Scope, receive: Receive, send: Send) -> tuple[_Call | None, str | None]:
+        """The request on its way through this door, and the id its client gave it; no call if it is excluded."""
+        for key, value in self.scope_defaults:
+            scope.setdefault(key, value)
+        if recorded(scope) or scope.get("path") in self.pipeline.excluded:
+            return None, None
+        exchange, request_id = read_scope(scope, self._wanted_headers)
+        make = _HttpCall if kind == "http" else _WebSocketCall
+        return make(self.pipeline, exchange, receive, send), request_id
 
     def _finish(self, call: _Call, scope: Scope) -> None:
         exchange = call.exchange
@@ -135,32 +165,31 @@ class AsgiDoor:
             self.pipeline.failed("adapter.route", error)
         self.pipeline.close(exchange)
 
-    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.pipeline.begun()
-        if self.answers_lifespan:
-            await self._answer_lifespan(receive, send)
-            return
+    def _flushing(self, send: Send) -> Send:
+        """The send of a lifespan, which hears how far that has come."""
 
         async def flushing_send(message: Message) -> None:
-            kind = message.get("type", "")
-            if kind == "lifespan.startup.complete":
-                self.pipeline.hears_shutdown = True
-            # uvicorn re-raises SIGTERM after this message and atexit never runs: it is the last chance to flush.
-            elif kind.startswith("lifespan.shutdown."):
-                await self._say_goodbye()
+            try:
+                kind = message.get("type", "")
+                if kind == "lifespan.startup.complete":
+                    self.pipeline.hears_shutdown = True
+                    await self.pipeline.serve_early()
+                # uvicorn re-raises SIGTERM after this message and atexit never runs: the last chance to flush.
+                elif kind.startswith("lifespan.shutdown."):
+                    await self._say_goodbye()
+            except Exception as error:
+                self.pipeline.failed("asgi.send", error)
             await send(message)
 
-        await self.app(scope, receive, flushing_send)
+        return flushing_send
 
     async def _answer_lifespan(self, receive: Receive, send: Send) -> None:
+        """In place of an application that knows no lifespan."""
         while True:
-            message = await receive()
-            if message["type"] == "lifespan.startup":
-                self.pipeline.hears_shutdown = True
-                await send({"type": "lifespan.startup.complete"})
-            elif message["type"] == "lifespan.shutdown":
-                await self._say_goodbye()
-                await send({"type": "lifespan.shutdown.complete"})
+            kind = (await receive())["type"]
+            if kind in ("lifespan.startup", "lifespan.shutdown"):
+                await send({"type": f"{kind}.complete"})
+            if kind == "lifespan.shutdown":
                 return
 
     async def _say_goodbye(self) -> None:
@@ -181,19 +210,17 @@ class AsgiDoor:
         while self._in_flight and monotonic() < deadline:
             await sleep(SETTLE_POLL_S)
 
-    async def _answer(self, endpoint: Endpoint, scope: Scope, send: Send) -> None:
+    async def _ask(self, endpoint: Endpoint, scope: Scope) -> RawAnswer:
         headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope.get("headers", ())}
         client = scope.get("client")
         peer = client[0] if client else None
-        answer = await aside(self.pipeline.answer, endpoint, scope.get("method", "GET"), headers, peer)
-        await send(
-            {
-                "type": "http.response.start",
-                "status": answer.status,
-                "headers": [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in answer.headers],
-            }
-        )
-        await send({"type": "http.response.body", "body": answer.body})
+        asked = (endpoint, scope.get("method", "GET"), headers, peer)
+        # A refusal is no work: it takes no thread, and no place in the line. None: the line is full.
+        answer: Answer | None = self.pipeline.at_once(*asked)
+        if answer is None:
+            answer = await self._desk.ask(self.pipeline.answer, *asked) or UNAVAILABLE
+        raw = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in answer.headers]
+        return answer.status, raw, answer.body
 
 
 # The collector may be away: give up after this many seconds rather than hold the server's shutdown.
@@ -233,14 +260,39 @@ class _HttpCall(_Call):
         super().__init__(pipeline, exchange, receive, send)
         self._trailers = False
         self._last_handed_over = False
-        self._has_body = _has_body(exchange)
+        self._has_body = has_body(exchange)
         exchange.request_complete = not self._has_body
-        self._presence = presence_of(receive, has_body=self._has_body)
+        self._presence = presence_of(receive, pipeline.failed, has_body=self._has_body)
 
     async def receive(self) -> Message:
         presence = self._presence
-        message = await (self._receive() if presence is None else presence.receive())
+        if presence is None:
+            message = await self._receive()
+        elif not presence.early:
+            presence.awaited += 1
+            try:
+                message = await self._receive()
+            finally:
+                presence.awaited -= 1
+        else:
+            # Asked for before the application did, and handed over as it came: message or error.
+            early: Future[Message] = presence.early[0]
+            waiting = early
+            try:
+                waiting = shield(
+                    early
+                )  # the application may give up waiting: the message is then kept for it
+            except Exception as error:
+                self.pipeline.failed("asgi.presence", error)
+            try:
+                message = await waiting
+            except Exception:
+                presence.early = (*[one for one in presence.early if one is not early],)
+                raise
+            presence.early = (*[one for one in presence.early if one is not early],)
         try:
+            if presence is not None:
+                presence.received(message)
             exchange = self.exchange
             kind = message["type"]
             if kind == "http.request":
@@ -260,9 +312,10 @@ class _HttpCall(_Call):
         return message
 
     async def send(self, message: Message) -> None:
-        if self._presence is not None:
-            self._look(self._presence)
+        presence = self._presence
         try:
+            if presence is not None:
+                self._look(presence)
             # Before the send: hypercorn says http.disconnect from within its last one.
             if not self._last_handed_over and self._is_last(message):
                 self._last_handed_over = True
@@ -277,16 +330,19 @@ class _HttpCall(_Call):
             self.exchange.disconnected = True  # ASGI 2.4: what send() raises when the client has left
             raise
         except Exception:
-            self._note_short(message)
-            raise
-        if self._presence is not None and self._presence.valid_after_send:
-            self._look(self._presence)
-        # What is sent to a client that has left goes nowhere; servers accept it in silence.
-        if not self.exchange.disconnected:
             try:
-                self._note_sent(message)
+                self._note_short(message)
             except Exception as error:
                 self.pipeline.failed("asgi.send", error)
+            raise
+        try:
+            if presence is not None and presence.valid_after_send:
+                self._look(presence)
+            # What is sent to a client that has left goes nowhere; servers accept it in silence.
+            if not self.exchange.disconnected:
+                self._note_sent(message)
+        except Exception as error:
+            self.pipeline.failed("asgi.send", error)
 
     def _is_last(self, message: Message) -> bool:
         kind = message.get("type")
@@ -296,14 +352,11 @@ class _HttpCall(_Call):
 
     def _note_short(self, message: Message) -> None:
         """uvicorn and hypercorn write a body that is shorter than declared, and only then raise: it is out."""
-        try:
-            declared = self.exchange.declared_response_bytes
-            if message.get("type") == "http.response.body" and declared is not None:
-                body = message.get("body", b"")
-                if self.exchange.response_bytes + len(body) < declared:
-                    self._note_sent(message)
-        except Exception as error:
-            self.pipeline.failed("asgi.send", error)
+        declared = self.exchange.declared_response_bytes
+        if message.get("type") == "http.response.body" and declared is not None:
+            body = message.get("body", b"")
+            if self.exchange.response_bytes + len(body) < declared:
+                self._note_sent(message)
 
     def returned(self) -> None:
         if self._presence is not None:
@@ -341,7 +394,7 @@ class _HttpCall(_Call):
             exchange.response_headers = message.get("headers")
             for name, value in message.get("headers", ()):
                 if name == b"content-length" or (len(name) == 14 and name.lower() == b"content-length"):
-                    exchange.declared_response_bytes = _length(value)
+                    exchange.declared_response_bytes = length(value)
                     break
         elif kind in ("http.response.pathsend", "http.response.zerocopysend"):
             # The server reads the file itself: the declared length is all we know of its size.
@@ -429,64 +482,3 @@ class _WebSocketCall(_Call):
         self.exchange.response_complete = True
         if self.exchange.last_byte_ns is None:
             self.exchange.last_byte_ns = perf_counter_ns()
-
-
-def _recorded(scope: Scope) -> bool:
-    exchange = scope.get(MARK)
-    return exchange is not None and not exchange.closed
-
-
-def _read_scope(scope: Scope, wanted_headers: frozenset[bytes]) -> tuple[Exchange, str | None]:
-    """The exchange with all that is known before the application runs, and the client's request id."""
-    original = scope.get("method", "GET")
-    path, prefix = scope.get("path", ""), scope.get("root_path")
-    exchange = Exchange(scope["type"], original, path)
-    if prefix and path.startswith(prefix):
-        exchange.path_prefix = prefix
-    exchange.request = scope
-    if original not in HTTP_METHODS:
-        exchange.method = OTHER_METHOD
-        exchange.method_original = str(original)[:64]
-    exchange.scheme = scope.get("scheme", "http")
-    exchange.http_version = scope.get("http_version")
-    client = scope.get("client")
-    if client:
-        exchange.client_address = client[0] or None
-    server = scope.get("server")
-    if server:
-        exchange.server_address, exchange.server_port = server[0], server[1]
-    request_id: str | None = None
-    carrier: dict[str, str] | None = None
-    headers = scope.get("headers", ())
-    if hasattr(headers, "__next__"):
-        headers = ()  # readable only once, and that is the application's
-    for raw_name, raw_value in headers:
-        if raw_name == b"user-agent":
-            exchange.user_agent = raw_value.decode("latin-1")
-        elif raw_name == b"x-request-id":
-            request_id = raw_value.decode("latin-1")
-        elif raw_name == b"content-length":
-            exchange.declared_request_bytes = _length(raw_value)
-        elif raw_name not in wanted_headers:
-            continue
-        elif raw_name in _QUEUE_HEADERS:
-            if exchange.queue_start is None or raw_name == b"x-request-start":
-                exchange.queue_start = raw_value.decode("latin-1")
-        else:
-            name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-            if carrier is None:
-                carrier = {}
-            # Repeated fields join (RFC 9110 §5.3); a repeated traceparent thereby becomes invalid, as it must.
-            carrier[name] = f"{carrier[name]},{value}" if name in carrier else value
-    exchange.carrier = carrier
-    return exchange, request_id
-
-
-def _has_body(exchange: Exchange) -> bool:
-    declared = exchange.declared_request_bytes
-    return exchange.method not in _BODILESS_METHODS if declared is None else declared > 0
-
-
-def _length(value: bytes) -> int | None:
-    # RFC 9110 §8.6: digits only. Anything else is the server's or the application's to answer, not ours.
-    return int(value) if value.isdigit() and len(value) < 19 else None

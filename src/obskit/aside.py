@@ -7,18 +7,19 @@ end until it is empty.
 from __future__ import annotations
 
 import asyncio
+import threading  # looked up when used: gevent may replace what is in it after we were imported
 from collections.abc import Callable
-from threading import Event, Lock, Thread
 from typing import Any
 
 WAIT_S = 1.0
 """How long a request waits for `Once`: what takes milliseconds has hung by then."""
+LOOK_EVERY_S = 0.25
 
 
 class Once:
-    """Does something once, aside, and lets those wait who need it done.
+    """Does something once, aside. Who needs it done waits for a second at most, an event loop not at all.
 
-    What it does must not raise. `over` says that nobody waits any more: it is done, or it hangs.
+    What it does must not raise. `over` says that no request has to care any more: it is done, on its way, or it hangs.
     """
 
     def __init__(
@@ -28,55 +29,51 @@ class Once:
         self._do = do
         self._look = look
         self._late = late
-        self._lock = Lock()
-        self._started = False
-        self._done = Event()
-        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+        self._lock = threading.Lock()
+        self._started = self._was_late = False
+        self._seen: tuple[Any, ...] = ()
+        self._done = threading.Event()
         self.over = False
 
-    def wait(self) -> None:
-        """Block until it is done, or `WAIT_S` have passed."""
-        self._start()
-        self._ended(in_time=self._done.wait(WAIT_S))
+    def look(self) -> None:
+        """Look now, in the thread of who comes first, for what may be done from another one later."""
+        self._seen = (self._look(),)
 
-    async def awaited(self) -> None:
-        """The same in an event loop, which goes on; under trio it blocks, for want of a way to wait."""
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            self.wait()
-            return
-        done = asyncio.Event()
-        with self._lock:
-            self._waiting.append((loop, done))
+    def start(self) -> None:
+        """In an event loop: have it done, and go on: waiting for it, the application would see either way."""
+        self.over = True
         self._start()
-        if self._done.is_set():
-            done.set()
-        await _uncancelled(done, WAIT_S)
-        self._ended(in_time=self._done.is_set())
+
+    def wait(self) -> None:
+        """Block until it is done, or `WAIT_S` have passed; who comes after those waits no more."""
+        if self._done.is_set() or self._was_late:
+            return
+        self._start()
+        if not self._done.wait(WAIT_S) and not self._was_late:
+            self._was_late = True
+            self._late()
+        self.over = True
+
+    def settle(self) -> None:
+        """It is about to be undone: let it come to its end, if it has been started."""
+        if self._started:
+            self.over = True
+            self._done.wait(WAIT_S)
 
     def _start(self) -> None:
         with self._lock:
             if self._started:
                 return
             self._started = True
-        seen = self._look()
-        Thread(target=self._run, args=(seen,), name="obskit-begin", daemon=True).start()
+        (seen,) = self._seen or (self._look(),)
+        self._seen = ()
+        threading.Thread(target=self._run, args=(seen,), name="obskit-begin", daemon=True).start()
 
     def _run(self, seen: Any) -> None:
         try:
             self._do(seen)
         finally:
             self._done.set()
-            with self._lock:
-                waiting, self._waiting = self._waiting, []
-            for loop, done in waiting:
-                _tell(loop, done)
-
-    def _ended(self, *, in_time: bool) -> None:
-        if not in_time and not self.over:
-            self._late()
-        self.over = True
 
 
 async def aside(call: Callable[..., Any], *arguments: Any) -> Any:
@@ -90,34 +87,28 @@ async def aside(call: Callable[..., Any], *arguments: Any) -> Any:
         return call(*arguments)
     done = asyncio.Event()
     result: list[Any] = []
+    ended = False
 
     def run() -> None:
+        nonlocal ended
         try:
             result.append(call(*arguments))
         finally:
+            ended = True
             _tell(loop, done)
 
-    Thread(target=run, name="obskit-aside", daemon=True).start()
-    await done.wait()
+    threading.Thread(target=run, name="obskit-aside", daemon=True).start()
+    while not ended:
+        try:
+            async with asyncio.timeout(LOOK_EVERY_S):
+                await done.wait()
+        except TimeoutError:
+            continue  # should it have ended and not been able to say so, that is seen here
     return result[0] if result else None
 
 
 def _tell(loop: asyncio.AbstractEventLoop, done: asyncio.Event) -> None:
     try:
         loop.call_soon_threadsafe(done.set)
-    except RuntimeError:  # the loop has been closed: nobody waits there any more
+    except Exception:  # the loop has been closed: nobody waits there any more; or he who waits looks himself
         return
-
-
-async def _uncancelled(done: asyncio.Event, timeout_s: float) -> None:
-    """Wait for it. A cancellation meanwhile is the application's to see, at its own first wait."""
-    try:
-        await asyncio.wait_for(done.wait(), timeout_s)
-    except TimeoutError:
-        return
-    except asyncio.CancelledError as cancelled:
-        task = asyncio.current_task()
-        if task is None:
-            raise
-        task.uncancel()
-        task.cancel(*cancelled.args)

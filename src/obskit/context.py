@@ -28,7 +28,17 @@ def current() -> Exchange | None:
     It follows the request into asyncio tasks and into threads started through `contextvars.copy_context().run`;
     there it may already have closed (`exchange.closed`), and is then read-only.
     """
-    return _current.get()
+    try:
+        return _current.get()
+    except Exception as error:
+        _failed(None, "current", error)
+        return None
+
+
+def _failed(exchange: Exchange | None, stage: str, error: BaseException) -> None:
+    pipeline = _outside if exchange is None else exchange.pipeline
+    if pipeline is not None:
+        pipeline.failed(stage, error)
 
 
 def bind(**facts: Any) -> None:
@@ -37,17 +47,21 @@ def bind(**facts: Any) -> None:
     Keys that name a secret are redacted; at most 64 facts are kept per request, further ones are dropped and
     counted. Outside a request the call does nothing. Never raises.
     """
-    exchange = _current.get()
-    if exchange is None or exchange.closed:
-        return
-    kept = exchange.facts
-    if kept is None:
-        kept = exchange.facts = {}
-    for key, value in facts.items():
-        if key in kept or len(kept) < MAX_FACTS:
-            kept[key] = value
-        elif exchange.pipeline is not None:
-            exchange.pipeline.dropped("logs", "too_many_facts")
+    exchange = None
+    try:
+        exchange = _current.get()
+        if exchange is None or exchange.closed:
+            return
+        kept = exchange.facts
+        if kept is None:
+            kept = exchange.facts = {}
+        for key, value in facts.items():
+            if key in kept or len(kept) < MAX_FACTS:
+                kept[key] = value
+            elif exchange.pipeline is not None:
+                exchange.pipeline.dropped("logs", "too_many_facts")
+    except Exception as error:
+        _failed(exchange, "bind", error)
 
 
 def invariant(condition: object, name: str, /, **facts: Any) -> bool:
@@ -57,20 +71,24 @@ def invariant(condition: object, name: str, /, **facts: Any) -> bool:
     kept as evidence of a failure, redacted by their keys. Works in and outside a request. Never raises, unless the
     option `invariants` is "raise" (for tests): then a failure raises InvariantError.
     """
-    exchange = _current.get()
-    pipeline = pipeline_of(exchange)
     try:
         held = bool(condition)
-        label = str(name)[:MAX_NAME]
     except Exception as error:
         # A condition that cannot be asked proves nothing, and must not stop the application.
-        if pipeline is not None:
-            pipeline.failed("invariant", error)
+        _failed(current(), "invariant", error)
         return True
-    if pipeline is not None:
-        pipeline.invariant(label, exchange, held, facts)
-        if not held and pipeline.config.invariants == "raise":
-            raise InvariantError(f"the invariant {label!r} does not hold: {facts or 'no facts given'}")
+    exchange = pipeline = None
+    label = ""
+    try:
+        exchange = _current.get()
+        pipeline = _outside if exchange is None else exchange.pipeline
+        label = str(name)[:MAX_NAME]
+        if pipeline is not None:
+            pipeline.invariant(label, exchange, held, facts)
+    except Exception as error:
+        _failed(exchange, "invariant", error)
+    if not held and pipeline is not None and pipeline.config.invariants == "raise":
+        raise InvariantError(f"the invariant {label!r} does not hold: {facts or 'no facts given'}")
     return held
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from obskit.redact import scrub
+
 
 def shown(value: object) -> str:
-    """`repr(value)` for an error text: cut at 120 characters, and never raising."""
+    """`repr(value)` for an error text: without secrets, cut at 120 characters, and never raising."""
     try:
         text = repr(value)
     except Exception:
         text = f"<{type(value).__name__}>"
+    text = scrub(text[:2_048])
     return text if len(text) <= 120 else text[:117] + "..."
 
 

@@ -162,6 +162,8 @@ class Exchange:
         "server_port",
         "server_sends_file",
         "session",
+        "shown_agent",
+        "shown_path",
         "span",
         "span_id",
         "started_ns",
@@ -190,6 +192,9 @@ class Exchange:
         self.server_port: int | None = None
         self.client_address: str | None = None
         self.user_agent: str | None = None
+        # Both as signals show them, without secrets: looked at by the first one that does (`plain.path_of`).
+        self.shown_path: str | None = None
+        self.shown_agent: str | None = None
         self.carrier: dict[str, str] | None = None
         self.request_id: str = ""
         self.declared_request_bytes: int | None = None

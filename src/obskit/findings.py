@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 from obskit.config import Config
 from obskit.errors import shown
 from obskit.exchange import Evidence, EvidenceValue, Exchange, Finding, Severity
 from obskit.names import Metric
+from obskit.plain import text_of
 
 MAX_EVIDENCE = 16
 MAX_TEXT = 200
@@ -111,21 +113,19 @@ class Detector:
 
 def bounded(value: Any) -> EvidenceValue:
     """A value fit for evidence: numbers as they are, texts cut at 200 characters, lists to 16 texts. Never raises."""
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+    # By exact type: what an application has made of one may do anything when it is asked.
+    kind = type(value)
+    if kind is int and not -(2**63) <= value < 2**63:
         return _text(value)
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    if isinstance(value, list | tuple | set | frozenset):
-        return tuple(_text(item) for item in list(value)[:MAX_EVIDENCE])
+    if value is None or kind in (bool, int, float):
+        return value  # type: ignore[no-any-return]
+    if kind in (list, tuple, set, frozenset):
+        return tuple(_text(item) for item in islice(value, MAX_EVIDENCE))
     return _text(value)
 
 
 def _text(value: Any) -> str:
-    try:
-        return str(value)[:MAX_TEXT]
-    except Exception:
-        # A fact that cannot be written must not cost the finding: an object that is broken, a number too long.
-        return f"<{type(value).__name__}>"
+    return text_of(value)[:MAX_TEXT]
 
 
 def _key(key: object) -> str:

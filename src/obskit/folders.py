@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import tempfile
 import time
 
@@ -57,6 +58,39 @@ def own(place: str) -> int:
         os.close(folder)
         raise
     return folder
+
+
+def made(path: str) -> str:
+    """The path of a folder inside our own, made if it is not there. Raises OSError for anything else of that name."""
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        # Our own folder may have been open to others before we closed it: this may be their link.
+        found = os.lstat(path)
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            raise OSError(errno.ENOTDIR, "is no folder of ours", path) from None
+    return path
+
+
+def write_new(path: str, data: bytes) -> None:
+    """A file with this in it, unless there is something of that name. Raises OSError."""
+    try:
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return
+    try:
+        os.write(opened, data)
+    finally:
+        os.close(opened)
+
+
+def readable(path: str) -> int:
+    """An open descriptor of a file of ours, to read it. Raises OSError, for a link or a pipe in its place, too."""
+    opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if stat.S_ISREG(os.fstat(opened).st_mode):
+        return opened
+    os.close(opened)
+    raise OSError(errno.EINVAL, "is no regular file", path)
 
 
 def fill(opened: int, size: int) -> None:

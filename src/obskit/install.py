@@ -26,6 +26,7 @@ from obskit.signals.exposition import Exposition
 from obskit.signals.logs import Logs
 from obskit.signals.metrics import Metrics
 from obskit.signals.provider import get_provider
+from obskit.signals.scrape_server import ScrapeServer
 from obskit.signals.traces import Traces
 from obskit.watch import Watch
 from obskit.wsgi import WsgiDoor
@@ -95,12 +96,13 @@ def install(
             else:
                 served = _plain_asgi(app, pipeline)
             undo.pop_all()
+        # Said where something is served: a command of the application has its standard output for itself.
+        pipeline.notice = {"interface": spoken, **notice}
         _installed.append(pipeline)
         context._outside = pipeline
         for seen in _watching:
             seen(pipeline)
         _flush_at_exit()
-    pipeline.logs.emit("info", "obskit.installed", "obskit", {"interface": spoken, **notice})
     return served
 
 
@@ -157,14 +159,22 @@ def _compose(
     metrics = Metrics(config.max_series)
     provider = get_provider(config, resource, own_provider)
     undo.callback(provider.shutdown, 0.0)
-    provider.count_with(metrics.export, metrics.dropped)
-    traces = Traces(provider, is_secret)
+    failures = _Failures()
+    provider.count_with(metrics.export, metrics.dropped, failures)
+    metrics.queue_of = provider.queue
+    traces = Traces(provider, is_secret, config.incoming_trace)
     logs = Logs(config, metrics, resource, is_secret)
     undo.callback(logs.shutdown, 0.0)
     for logger, handler in adapter.console_handlers(app) if hasattr(adapter, "console_handlers") else ():
         capture.release(logger, handler)
-    endpoints = {config.metrics_path: Exposition(config, metrics.registry, metrics.app)}
-    failures = _Failures()
+    exposition = Exposition(config, metrics.registry, metrics.app)
+    endpoints = {}
+    if config.metrics_port is None:
+        endpoints[config.metrics_path] = exposition
+    else:
+        metrics.server = ScrapeServer(
+            config, exposition, failures, f"{resource['service.name']}#{len(_installed)}"
+        )
     setting = Setting(config, resource["service.name"], failures)
     judged = [(one, one.make(setting) if one.make is not None else None) for one in chosen]
     watch = Watch(config, resource["service.name"], len(_installed), metrics)
@@ -187,7 +197,7 @@ def _compose(
         switched = instrumentation.switch_on(config.disabled_instrumentations, provider.provider)
         for name, error in switched.failed:
             pipeline.failed(f"instrumentation.{name}", error)
-    if adapter is not None and adapter.serves(app, config.metrics_path):
+    if endpoints and adapter is not None and adapter.serves(app, config.metrics_path):
         logs.emit(
             "warning",
             "metrics_path.shadows_route",
@@ -204,6 +214,10 @@ def _compose(
         "traces_exporter": provider.exporter,
         "instrumentations": switched.on,
     }
+    if config.metrics_port is not None:
+        notice["metrics_port"] = config.metrics_port
+    if provider.collector:
+        notice["traces_collector"] = provider.collector
     if switched.skipped:
         notice["instrumentations_skipped"] = switched.skipped
     if provider.exporter == "none":

@@ -128,6 +128,15 @@ TELEMETRY_DROPPED: Final = Metric(
     "Log lines and spans that were lost, by reason.",
     ("signal", "reason"),
 )
+TELEMETRY_QUEUE_SIZE: Final = Metric(
+    "obskit_telemetry_queue_size", "gauge", "Ended spans that wait to be exported.", ("signal",)
+)
+TELEMETRY_QUEUE_CAPACITY: Final = Metric(
+    "obskit_telemetry_queue_capacity",
+    "gauge",
+    "How many may wait before the oldest are lost.",
+    ("signal",),
+)
 INTERNAL_ERRORS: Final = Metric(
     "obskit_internal_errors_total",
     "counter",

@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
 
 from obskit.exchange import Exchange, Finding
+
+
+class Answer(NamedTuple):
+    """What an endpoint of ours answers: status, headers and the whole body."""
+
+    status: int
+    reason: str
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+UNAVAILABLE = Answer(
+    503,
+    "Service Unavailable",
+    [
+        ("Content-Type", "text/plain; charset=utf-8"),
+        ("Cache-Control", "no-store"),
+        ("Retry-After", "1"),
+        ("Content-Length", "0"),
+    ],
+    b"",
+)
+
+# (method, lower-case header name → value, peer address or None) → Answer
+Endpoint = Callable[[str, Mapping[str, str], "str | None"], Answer]
 
 
 class Signal(Protocol):
@@ -27,6 +52,8 @@ class ContextSignal(Signal, Protocol):
 
     def enter(self, exchange: Exchange) -> Any: ...
     def leave(self, token: Any) -> None: ...
+    def goodbye(self) -> None:
+        """The process may end without shutdown: what was not sent is lost, and counted."""
 
 
 class MetricSignal(Signal, Protocol):
@@ -42,6 +69,7 @@ class Watching(Protocol):
     name: str
 
     def look(self) -> Any: ...
+    def placed(self) -> bool: ...
     def begin(self, seen: Any) -> None: ...
     def opened(self, exchange: Exchange) -> None: ...
     def answering(self, exchange: Exchange) -> None: ...
@@ -57,6 +85,9 @@ class Blind:
 
     def look(self) -> None:
         return
+
+    def placed(self) -> bool:
+        return False
 
     def begin(self, seen: Any) -> None:
         return

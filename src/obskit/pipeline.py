@@ -14,43 +14,50 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from secrets import token_hex
 from threading import Lock
 from time import monotonic, perf_counter_ns
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from obskit.aside import WAIT_S, Once
+from obskit.answering import Answering
+from obskit.aside import WAIT_S, Once, aside
 from obskit.context import _current
 from obskit.exchange import Exchange, Outcome
 from obskit.findings import Detector, Judge, Verdict
 from obskit.names import FINDING_EVENT, UNMATCHED_ROUTE
-from obskit.parts import Blind, ContextSignal, LogSignal, MetricSignal, Observer, Reporter, Signal, Watching
+from obskit.parts import (
+    UNAVAILABLE,
+    Answer,
+    Blind,
+    ContextSignal,
+    Endpoint,
+    LogSignal,
+    MetricSignal,
+    Observer,
+    Reporter,
+    Signal,
+    Watching,
+)
+from obskit.redact import scrub
+from obskit.trust import Trust
 
 if TYPE_CHECKING:
     from contextvars import Token
 
     from obskit.config import Config
 
+__all__ = ["UNAVAILABLE", "Answer", "Endpoint", "Entered", "Pipeline"]
+
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
-class Answer(NamedTuple):
-    """What an endpoint of ours answers: status, headers and the whole body."""
-
-    status: int
-    reason: str
-    headers: list[tuple[str, str]]
-    body: bytes
-
-
-# (method, lower-case header name → value, peer address or None) → Answer
-Endpoint = Callable[[str, Mapping[str, str], "str | None"], Answer]
-Entered = tuple["Token[Exchange | None]", Any]
+Entered = tuple["Token[Exchange | None] | None", Any]
 
 _TELL_EVERY_S = 60.0
 MAX_FINDINGS = 16
 
 
-class Pipeline:
+class Pipeline(Answering):
     """One install: its config, its signals in order, and the endpoints answered before the application."""
 
     def __init__(
@@ -69,12 +76,15 @@ class Pipeline:
         self.watch: Watching = watch or Blind()
         self.route_for: Callable[[str, str], str | None] | None = None
         """The route of a method and a path, where the framework can be asked; for what is rare."""
+        self.notice: Mapping[str, Any] | None = None
+        """What to say of this install where it begins to serve."""
         self.hears_shutdown = True
         """Whether its server tells this process that it is to end."""
-        self.endpoints: dict[str, Endpoint] = dict(endpoints or {})
+        super().__init__(endpoints or {})
         self.excluded = frozenset(config.exclude)
         self.carrier_headers = traces.carrier_headers
         self.echo_request_id = config.echo_request_id
+        self._trust = Trust(config.trusted_proxies) if config.trusted_proxies else None
         self.logs = logs
         self._traces = traces
         self._signals: tuple[Signal, ...] = (traces, metrics, logs)
@@ -113,14 +123,23 @@ class Pipeline:
         return before
 
     def _after_fork(self) -> None:
-        self._begun = False
+        self._begun = self._judging = False
         self._begin_lock = Lock()
+        self._judging_lock = Lock()
         self._findings_lock = Lock()
         self._beginning = Once(lambda _: self.begin(), partial(self._late, "begin"))
         self._serving = Once(self._serve, partial(self._late, "watch.begin"), self._look)
 
     def begin(self) -> None:
         """Start what must run in the process that serves (exporters): at the first request or lifespan startup."""
+        self._begin_signals()
+        with self._judging_lock:
+            if not self._judging:
+                self._judging = True
+                self._each_judge("begin")
+
+    def _begin_signals(self) -> None:
+        """What opens no file; the first span that ends is to find its exporter."""
         with self._begin_lock:
             if self._begun:
                 return
@@ -130,16 +149,17 @@ class Pipeline:
                     signal.begin()
                 except Exception as error:
                     self.failed(f"{signal.name}.begin", error)
-            self._each_judge("begin")
+            if self.notice is not None:
+                self.logs.emit("info", "obskit.installed", "obskit", self.notice)
 
     async def begun(self) -> None:
         """`begin`, seen from an event loop that is to go on meanwhile: files are opened."""
-        if not self._begun:
-            await self._beginning.awaited()
+        if not self._judging:
+            await aside(self._beginning.wait)
 
     @property
     def serving(self) -> bool:
-        """Whether it has begun to watch."""
+        """Whether no request has to care any more that it begins to watch."""
         return self._serving.over
 
     def serve(self) -> None:
@@ -149,9 +169,15 @@ class Pipeline:
         """
         self._serving.wait()
 
-    async def served(self) -> None:
-        """The same, seen from an event loop that is to go on meanwhile."""
-        await self._serving.awaited()
+    def serve_soon(self) -> None:
+        """The same from within an event loop, where nobody waits: what is counted meanwhile moves with it."""
+        self._begin_signals()
+        self._serving.start()
+
+    async def serve_early(self) -> None:
+        """The same at lifespan startup, where the socket is there already, as workers inherit it."""
+        self._serving.look()
+        await aside(lambda: self.serve() if self.watch.placed() else None)
 
     def _look(self) -> Any:
         try:
@@ -161,8 +187,7 @@ class Pipeline:
             return None
 
     def _serve(self, seen: Any) -> None:
-        if not self._begun:
-            self.begin()
+        self.begin()
         try:
             self.watch.begin(seen)
         except Exception as error:
@@ -184,17 +209,31 @@ class Pipeline:
         """Begin the record: ids, span, in-flight gauge. Never raises."""
         exchange.pipeline = self
         if not self._serving.over:
-            self.serve()
+            try:
+                self.serve()
+            except Exception as error:
+                self.failed("watch.begin", error)
+        if self._trust is not None:  # first: every signal shows the client's address
+            try:
+                self._trust.apply(exchange)
+            except Exception as error:
+                exchange.queue_start = None
+                self.failed("trust", error)
+        elif exchange.queue_start is not None:
+            exchange.queue_start = None  # no proxy is named: anybody may have sent it
         for stage, opened in self._openers:
             try:
                 opened(exchange)
             except Exception as error:
                 self.failed(stage, error)
-        if request_id is not None and _REQUEST_ID.fullmatch(request_id):
-            exchange.request_id = request_id
-        else:
-            exchange.request_id = exchange.trace_id
         try:
+            if not exchange.trace_id:  # the traces have failed: its lines still find each other
+                exchange.trace_id, exchange.span_id = token_hex(16), token_hex(8)
+            exchange.request_id = exchange.trace_id
+            # A name, and no token that somebody took for one: it is on every line.
+            given = request_id
+            if given is not None and _REQUEST_ID.fullmatch(given) and scrub(given) is given:
+                exchange.request_id = given
             self.watch.opened(exchange)
         except Exception as error:
             self.failed("watch.open", error)
@@ -212,21 +251,30 @@ class Pipeline:
             self.failed("watch.answering", error)
 
     def enter(self, exchange: Exchange) -> Entered:
-        """Make the exchange current for application code; give the result to `leave` in the same context."""
-        token = _current.set(exchange)
+        """Make the exchange current for application code; give the result to `leave` in the same context.
+
+        Never raises.
+        """
+        token = None
         try:
+            token = _current.set(exchange)
             return token, self._traces.enter(exchange)
         except Exception as error:
             self.failed("traces.enter", error)
             return token, None
 
-    def leave(self, entered: Entered) -> None:
+    def leave(self, entered: Entered | None) -> None:
         """Undo `enter`. Never raises: a generator closed from elsewhere leaves in a context it never entered."""
+        if entered is None:
+            return
         token, trace_token = entered
         try:
-            _current.reset(token)
+            if token is not None:
+                _current.reset(token)
         except ValueError:
             return  # another context: nothing of ours is current in it, so there is nothing to undo
+        except Exception as error:
+            self.failed("traces.leave", error)
         if trace_token is not None:
             try:
                 self._traces.leave(trace_token)
@@ -258,8 +306,21 @@ class Pipeline:
             except Exception as error:
                 self.failed(stage, error)
         exchange.closed = True
-        exchange.let_go()
         exchange.exception = None  # its traceback holds our frames, which hold the exchange: break the cycle
+        try:
+            exchange.let_go()
+        except Exception as error:
+            self.failed("close", error)
+
+    def lost(self, exchange: Exchange | None, stage: str, error: BaseException) -> None:
+        """A door could not follow this request to its end: how it ended, nobody knows. Never raises."""
+        try:
+            self.failed(stage, error)
+            if exchange is not None and not exchange.closed:
+                exchange.outcome = exchange.outcome or Outcome.UNKNOWN
+                self.close(exchange)
+        except Exception:
+            return  # as in `failed`
 
     def _detect(self, exchange: Exchange) -> None:
         """Ask the detectors, and complete what was found while the request ran. Never raises."""
@@ -347,9 +408,13 @@ class Pipeline:
             self._metrics.count_invariant(name, held=held)
         except Exception as error:
             self.failed("metrics.invariant", error)
-        if not held:
+        if held:
+            return
+        try:
             # Its name comes first, where evidence that is cut short still has it, and no fact takes its place.
-            self.report("invariant_failed", exchange, {"invariant": name} | dict(facts) | {"invariant": name})
+            self.report("invariant_failed", exchange, {"invariant": name, **facts} | {"invariant": name})
+        except Exception as error:
+            self.failed("invariant", error)
 
     def _found(self, exchange: Exchange, detector: Detector, evidence: Mapping[str, Any]) -> None:
         finding = detector.finding(exchange, evidence)
@@ -363,18 +428,6 @@ class Pipeline:
                 exchange.findings += (finding,)
                 return
         self.dropped("findings", "too_many")
-
-    def answer(
-        self, endpoint: Endpoint, method: str, headers: Mapping[str, str], client: str | None
-    ) -> Answer:
-        """Ask an endpoint of ours; a 503 if it fails. Never raises."""
-        if not self._serving.over:
-            self.serve()
-        try:
-            return endpoint(method, headers, client)
-        except Exception as error:
-            self.failed("endpoint", error)
-            return Answer(503, "Service Unavailable", [("Content-Type", "text/plain; charset=utf-8")], b"")
 
     def observe(self, observer: Observer) -> Callable[[], None]:
         """Show each record to `observer` when all signals have seen it, until the returned function is called."""
@@ -423,6 +476,7 @@ class Pipeline:
 
     def shutdown(self, timeout_s: float) -> None:
         """Flush and stop everything this install started, within `timeout_s` seconds per signal. Never raises."""
+        self._serving.settle()
         for signal in self._signals:
             try:
                 signal.shutdown(timeout_s)
@@ -436,6 +490,10 @@ class Pipeline:
 
     def goodbye(self) -> None:
         """This process is about to end in good order. Never raises."""
+        try:
+            self._traces.goodbye()
+        except Exception as error:
+            self.failed("traces.goodbye", error)
         try:
             self.watch.goodbye()
         except Exception as error:

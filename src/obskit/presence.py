@@ -18,6 +18,7 @@ from typing import Any
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
+Failed = Callable[[str, BaseException], None]
 
 # A client that leaves within this many seconds of a request is not looked for on granian: a task for every short
 # request would cost more than the request.
@@ -30,9 +31,10 @@ class Presence:
 
     # Whether `left` still means the client after a send: a queue or a receive() also ends with a finished response.
     valid_after_send = False
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
+    early: tuple[asyncio.Task[Message], ...] = ()
+    """Messages asked for before the application did, oldest first: it is handed them when it asks."""
+    awaited = 0
+    """How many callers of the application's wait in receive() now."""
 
     def left(self) -> bool:
         """Whether the client is known to have left; asked before each send."""
@@ -42,9 +44,8 @@ class Presence:
         """Whether the server is known to hold the whole upload, read by the application or not."""
         return False
 
-    async def receive(self) -> Message:
-        """The application's next message."""
-        return await self._receive()
+    def received(self, message: Message) -> None:
+        """The application has been given this message."""
 
     def close(self) -> None:
         """The application has returned."""
@@ -55,8 +56,7 @@ class _Flag(Presence):
 
     valid_after_send = True
 
-    def __init__(self, receive: Receive, cycle: Any) -> None:
-        super().__init__(receive)
+    def __init__(self, cycle: Any) -> None:
         self._cycle = cycle
 
     def left(self) -> bool:
@@ -68,115 +68,95 @@ class _Flag(Presence):
 
 
 class _Queue(Presence):
-    """hypercorn's receive() is the get() of an asyncio queue."""
+    """hypercorn's receive() is the get() of an asyncio queue: what waits in it is looked at, and left there."""
 
-    def __init__(self, receive: Receive, queue: asyncio.Queue[Message]) -> None:
-        super().__init__(receive)
-        self._queue = queue
-        self._pending: deque[Message] = deque()
+    def __init__(self, waiting: deque[Message]) -> None:
+        self._waiting = waiting
 
     def left(self) -> bool:
-        while not self._queue.empty() and len(self._pending) < _PENDING_LIMIT:
-            self._pending.append(self._queue.get_nowait())
-        return any(message["type"] == "http.disconnect" for message in self._pending)
-
-    async def receive(self) -> Message:
-        return self._pending.popleft() if self._pending else await self._receive()
+        return any(message["type"] == "http.disconnect" for message in self._waiting)
 
 
 class _Listener(Presence):
-    """Calls receive() itself after a moment, unless the application is waiting in it already."""
+    """Calls receive() itself after a moment, unless the application is waiting in it already.
 
-    def __init__(self, receive: Receive, *, has_body: bool) -> None:
-        super().__init__(receive)
-        # An upload is read at the application's pace and by it alone; what follows its end can only be the end.
+    Each message has a task of its own: what the server gave, or raised, is the task's until the application asks.
+    """
+
+    def __init__(self, receive: Receive, failed: Failed, *, has_body: bool) -> None:
+        self._receive = receive
+        self._failed = failed
+        # An upload is read at the application's pace and by it alone.
         self._upload_read = not has_body
         self._late = False
-        self._pending: deque[Message] = deque()
-        self._failure: Exception | None = None
-        self._application_waits = 0
-        self._arrived: asyncio.Event | None = None
-        self._task: asyncio.Task[None] | None = None
         self._timer = asyncio.get_running_loop().call_later(LISTEN_AFTER_S, self._moment_passed)
 
     def _moment_passed(self) -> None:
         self._late = True
-        self._begin()
+        try:
+            self._begin()
+        except Exception as error:
+            self._failed("asgi.presence", error)
 
     def _begin(self) -> None:
-        if self._late and self._upload_read and self._task is None and not self._application_waits:
-            self._arrived = asyncio.Event()
-            self._task = asyncio.get_running_loop().create_task(self._listen(self._arrived))
+        if self._late and self._upload_read and not self.early and not self.awaited:
+            self.early = (asyncio.get_running_loop().create_task(self._listen()),)
 
-    async def _listen(self, arrived: asyncio.Event) -> None:
+    async def _listen(self) -> Message:
+        message = await self._receive()
         try:
-            while len(self._pending) < _PENDING_LIMIT:
-                message = await self._receive()
-                self._pending.append(message)
-                arrived.set()
-                if message["type"] == "http.disconnect":
-                    return
+            if message["type"] != "http.disconnect" and len(self.early) < _PENDING_LIMIT:
+                self.early = (*self.early, asyncio.get_running_loop().create_task(self._listen()))
         except Exception as error:
-            self._failure = error  # the application's to meet, when it asks
-        finally:
-            self._task = None
-            arrived.set()
+            self._failed("asgi.presence", error)
+        return message
 
     def left(self) -> bool:
-        return any(message["type"] == "http.disconnect" for message in self._pending)
+        return any(
+            one.done()
+            and not one.cancelled()
+            and one.exception() is None
+            and one.result()["type"] == "http.disconnect"
+            for one in self.early
+        )
 
-    async def receive(self) -> Message:
-        while True:
-            if self._pending:
-                return self._pending.popleft()
-            if self._failure is not None:
-                failure, self._failure = self._failure, None
-                raise failure
-            if self._task is None or self._arrived is None:
-                break
-            self._arrived.clear()
-            await self._arrived.wait()
-        self._application_waits += 1
-        try:
-            message = await self._receive()
-        finally:
-            self._application_waits -= 1
+    def received(self, message: Message) -> None:
         if message["type"] == "http.request" and not message.get("more_body", False):
             self._upload_read = True
             self._begin()
-        return message
 
     def close(self) -> None:
         self._timer.cancel()
-        if self._task is not None:
-            self._task.cancel()
+        for one in self.early:
+            if not one.cancel() and not one.cancelled():
+                one.exception()  # seen: an error that the application never asked for is nobody's to report
 
 
 _NOTHING, _FLAG, _QUEUE, _LISTEN = range(4)
 _kinds: dict[type, int] = {}
 
 
-def presence_of(receive: Receive, *, has_body: bool) -> Presence | None:
+def presence_of(receive: Receive, failed: Failed, *, has_body: bool) -> Presence | None:
     """How to see whether the client of this request is still there; None where the server shows nothing."""
-    owner = getattr(receive, "__self__", None)
+    owner: Any = getattr(receive, "__self__", None)
     if owner is None:
         return None
     kind = _kinds.get(type(owner))
     if kind is None:
         kind = _kinds[type(owner)] = _kind_of(owner)
     if kind == _FLAG:
-        return _Flag(receive, owner)
+        return _Flag(owner)
     if kind == _QUEUE:
-        return _Queue(receive, owner)
+        return _Queue(owner._queue)
     if kind == _LISTEN:
-        return _Listener(receive, has_body=has_body)
+        return _Listener(receive, failed, has_body=has_body)
     return None
 
 
 def _kind_of(owner: Any) -> int:
     if isinstance(getattr(owner, "disconnected", None), bool):
         return _FLAG
-    if isinstance(owner, asyncio.Queue):
+    if isinstance(owner, asyncio.Queue) and isinstance(getattr(owner, "_queue", None), deque):
         return _QUEUE
     if type(owner).__name__ == "ASGIHTTPProtocol":  # granian's, written in Rust
         return _LISTEN

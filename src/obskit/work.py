@@ -7,16 +7,20 @@ from types import TracebackType
 from typing import Self
 
 from obskit.context import MAX_NAME, current, pipeline_of
+from obskit.exchange import Exchange
 
 
 class UnitOfWork:
     """One run of a unit of work, from `unit_of_work`. Leaving it never swallows an exception."""
 
+    name = ""
+    _exchange: Exchange | None = None
+    _steps: tuple[str, ...] = ()
+    _done: frozenset[str] = frozenset()
+
     def __init__(self, name: str, steps: Iterable[str]) -> None:
-        self._exchange = current()
-        self._steps: tuple[str, ...] = ()
-        self._done: set[str] = set()
         try:
+            self._exchange = current()
             self.name = str(name)[:MAX_NAME]
             self._steps = tuple(dict.fromkeys(str(step)[:MAX_NAME] for step in steps))
             if len(self._steps) < 2 or isinstance(steps, str):
@@ -31,7 +35,7 @@ class UnitOfWork:
         try:
             for step in steps:
                 if step in self._steps:
-                    self._done.add(step)
+                    self._done = self._done | {step}
                 else:
                     self._unknown(step)
         except Exception as error:  # a step that cannot be hashed
@@ -40,7 +44,7 @@ class UnitOfWork:
     def undone(self, *steps: str) -> None:
         """These steps (without arguments: all) were taken back: rolled back, refunded. Never raises."""
         try:
-            self._done -= set(steps or self._steps)
+            self._done = self._done.difference(steps or self._steps)
         except Exception as error:
             self._failed(error)
 
@@ -50,9 +54,9 @@ class UnitOfWork:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if not self._done or len(self._done) == len(self._steps):
-            return
         try:
+            if not self._done or len(self._done) == len(self._steps):
+                return
             pipeline = pipeline_of(self._exchange)
             if pipeline is not None:
                 evidence: dict[str, object] = {
@@ -73,7 +77,10 @@ class UnitOfWork:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.__exit__(kind, error, traceback)
+        try:
+            self.__exit__(kind, error, traceback)
+        except Exception as failure:
+            self._failed(failure)
 
     def _unknown(self, step: object) -> None:
         known = ", ".join(self._steps)
@@ -97,4 +104,12 @@ def unit_of_work(name: str, steps: Iterable[str]) -> UnitOfWork:
     more (after the commit), and `undone` when it was. `name` and `steps` are bounded names, never values. Never
     raises: a wrong step is counted in obskit_internal_errors_total{stage="unit_of_work"} and told in the log.
     """
-    return UnitOfWork(name, steps)
+    try:
+        return UnitOfWork(name, steps)
+    except Exception as error:
+        _UNKNOWN._failed(error)
+        return _UNKNOWN
+
+
+# One without steps, for want of anything better: it finds nothing.
+_UNKNOWN = UnitOfWork.__new__(UnitOfWork)

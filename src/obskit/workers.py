@@ -16,6 +16,7 @@ it died in the midst of that.
 from __future__ import annotations
 
 import _socket
+import errno
 import json
 import os
 import secrets
@@ -37,7 +38,7 @@ from obskit import folders
 LAYOUT = 1
 _PREFIX = f"workers-{LAYOUT}"
 _MEMBER = ".worker"
-_ABOUT = "group.json"
+_ABOUT, _MAX_ABOUT = "group.json", 65_536
 _LOCK = "lock"
 # magic, pid, number, state, flags, started, seen (unix ns), out-of-memory kills at that time, server's timeout
 _HEAD = struct.Struct("<8sIHBBQQQd")
@@ -326,13 +327,9 @@ def _enter(
     place: str, key: str, about: dict[str, Any], promised: bool, timeout_s: float
 ) -> tuple[str, str, int, int]:
     os.close(folders.own(place))
-    folder = os.path.join(place, f"obskit-{os.geteuid()}", key)
-    with suppress(FileExistsError):
-        os.mkdir(folder, 0o700)
+    folder = folders.made(os.path.join(place, f"obskit-{os.geteuid()}", key))
     with _alone(folder, wait=True):
-        if not os.path.exists(os.path.join(folder, _ABOUT)):
-            with open(os.path.join(folder, _ABOUT), "w", encoding="utf-8") as file:
-                json.dump(about, file)
+        folders.write_new(os.path.join(folder, _ABOUT), json.dumps(about).encode())
         for name in os.listdir(folder):
             if name.endswith(".new") and name.count(".") == 1:  # of one that was killed in these lines
                 with suppress(OSError):
@@ -367,9 +364,11 @@ def _members(folder: str, own: str) -> list[Member]:
             continue
         token = name.removesuffix(_MEMBER)
         try:
-            opened = os.open(os.path.join(folder, name), os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:  # buried meanwhile
-            continue
+            opened = folders.readable(os.path.join(folder, name))
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                raise  # it is there, and must not be left out
+            continue  # buried meanwhile, or nothing that a worker has put there
         try:
             alive = token == own or not folders.try_lock(opened, alone=False)
             head = os.pread(opened, _HEAD.size, 0)
@@ -422,10 +421,10 @@ def _bury(folder: str, heirs: Sequence[Heir], own: str, *, keep: bool = False) -
 
 def _about(folder: str) -> dict[str, Any]:
     try:
-        with open(os.path.join(folder, _ABOUT), encoding="utf-8") as file:
-            about = json.load(file)
+        with open(folders.readable(os.path.join(folder, _ABOUT)), encoding="utf-8") as file:
+            about = json.loads(file.read(_MAX_ABOUT))
         return about if isinstance(about, dict) else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
 
 
@@ -485,7 +484,8 @@ def _started(pid: int) -> str:
 
 @contextmanager
 def _alone(folder: str, *, wait: bool) -> Iterator[bool]:
-    opened = os.open(os.path.join(folder, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    opened = os.open(os.path.join(folder, _LOCK), flags, 0o600)
     try:
         if wait:
             folders.lock(opened)

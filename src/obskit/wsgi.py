@@ -15,7 +15,7 @@ from typing import Any
 
 from obskit.exchange import HEAD_BYTES, Exchange, Outcome, cut_off_by
 from obskit.names import HTTP_METHODS, OTHER_METHOD
-from obskit.pipeline import Pipeline
+from obskit.pipeline import UNAVAILABLE, Answer, Endpoint, Entered, Pipeline
 from obskit.wsgi_input import observe_input
 
 Environ = dict[str, Any]
@@ -47,58 +47,89 @@ class WsgiDoor:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         pipeline = self.pipeline
-        exchange: Exchange | None = environ.get(MARK)
-        if exchange is not None and not exchange.closed:
-            return self.app(environ, self._routing(exchange, environ, start_response))
-        endpoint = pipeline.endpoints.get(environ.get("PATH_INFO", ""))
-        if endpoint is not None:
-            answer = pipeline.answer(
-                endpoint, environ.get("REQUEST_METHOD", "GET"), _headers(environ), environ.get("REMOTE_ADDR")
-            )
+        call: _Call | None = None
+        entered: Entered | None = None
+        endpoint: Endpoint | None = None
+        answer: Answer | None = None
+        try:
+            outer: Exchange | None = environ.get(MARK)
+            if outer is not None and not outer.closed:
+                start_response = self._routing(outer, environ, start_response)
+            elif environ.get("PATH_INFO") in pipeline.endpoints:
+                endpoint = self._endpoint(environ)
+            if endpoint is not None:
+                answer = self._ask(endpoint, environ)
+            elif outer is None or outer.closed:
+                call, request_id = self._read(environ, start_response)
+                if call is not None:
+                    pipeline.open(call.exchange, request_id)
+                    environ[MARK] = call.exchange
+                    entered = pipeline.enter(call.exchange)
+        except Exception as error:
+            pipeline.lost(None if call is None else call.exchange, "wsgi.open", error)
+            call = None
+            answer = None if endpoint is None else UNAVAILABLE
+        except BaseException as error:
+            pipeline.lost(None if call is None else call.exchange, "wsgi.open", error)
+            raise
+        if answer is not None:
             start_response(f"{answer.status} {answer.reason}", answer.headers)
             return [answer.body]
-        exchange = self._open(environ)
-        if exchange is None:
+        if call is None:
             return self.app(environ, start_response)
-        call = _Call(self, exchange, environ, start_response)
-        entered = pipeline.enter(exchange)
         try:
             body = self.app(environ, call.start_response)
         except BaseException as error:
-            exchange.exception = error
-            call.find_route()
-            pipeline.leave(entered)
-            call.finish()
+            call.exchange.exception = error
+            try:
+                call.find_route()
+                pipeline.leave(entered)
+                call.finish()
+            except Exception as failure:
+                pipeline.lost(call.exchange, "wsgi.close", failure)
             raise
-        pipeline.leave(entered)
         try:
+            pipeline.leave(entered)
             return call.observed(body)
         except Exception as error:
-            pipeline.failed("wsgi.body", error)
-            exchange.outcome = Outcome.UNKNOWN
-            call.finish()
+            call.exchange.outcome = Outcome.UNKNOWN
+            pipeline.lost(call.exchange, "wsgi.body", error)
             return body
+        except BaseException as error:
+            # The process is to end, told so in our code: the server never gets this body, so nobody else closes it.
+            pipeline.lost(call.exchange, "wsgi.body", error)
+            app_close = getattr(body, "close", None)
+            if app_close is not None:
+                app_close()
+            raise
 
-    def _open(self, environ: Environ) -> Exchange | None:
-        pipeline = self.pipeline
-        try:
-            exchange, request_id = _read_environ(environ, self._carrier_keys)
-            if exchange.url_path in pipeline.excluded:
-                return None
-            observe_input(environ, exchange)
-        except Exception as error:
-            pipeline.failed("wsgi.open", error)
-            return None
-        pipeline.open(exchange, request_id)
-        environ[MARK] = exchange
-        return exchange
+    def _endpoint(self, environ: Environ) -> Endpoint | None:
+        return self.pipeline.endpoint(
+            environ["PATH_INFO"], environ.get("RAW_URI") or environ.get("REQUEST_URI")
+        )
+
+    def _ask(self, endpoint: Endpoint, environ: Environ) -> Answer:
+        method, peer = environ.get("REQUEST_METHOD", "GET"), environ.get("REMOTE_ADDR")
+        return self.pipeline.answer(endpoint, method, _headers(environ), peer)
+
+    def _read(self, environ: Environ, start_response: StartResponse) -> tuple[_Call | None, str | None]:
+        """The request on its way through this door, and the id its client gave it; no call if it is excluded."""
+        exchange, request_id = _read_environ(environ, self._carrier_keys)
+        if exchange.url_path in self.pipeline.excluded:
+            return None, None
+        exchange.pipeline = self.pipeline
+        observe_input(environ, exchange)
+        return _Call(self, exchange, environ, start_response), request_id
 
     def _routing(self, exchange: Exchange, environ: Environ, start_response: StartResponse) -> StartResponse:
         """A start_response for an application inside one that records already: it only names the route."""
         call = _Call(self, exchange, environ, start_response)
 
         def start(*args: Any, **kwargs: Any) -> Callable[[bytes], Any]:
-            call.find_route()
+            try:
+                call.find_route()
+            except Exception as error:
+                self.pipeline.failed("adapter.route", error)
             return start_response(*args, **kwargs)
 
         return start
@@ -120,12 +151,12 @@ class _Call:
         self.started = False
 
     def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], Any]:
-        self.find_route()
-        if self.pipeline.echo_request_id:
-            try:
+        try:
+            self.find_route()
+            if self.pipeline.echo_request_id:
                 headers = [*headers, ("X-Request-ID", self.exchange.request_id)]
-            except Exception as error:  # headers that are no list are the server's to refuse
-                self.pipeline.failed("wsgi.start_response", error)
+        except Exception as error:  # headers that are no list are the server's to refuse
+            self.pipeline.failed("wsgi.start_response", error)
         if exc_info is None:
             write = self._start_response(status, headers)
         else:
@@ -142,7 +173,10 @@ class _Call:
             except OSError:
                 self.exchange.disconnected = True
                 raise
-            self.note(self.sent, data)
+            try:
+                self.sent(data)
+            except Exception as error:
+                self.pipeline.failed("wsgi.body", error)
             return result
 
         return counting_write
@@ -159,13 +193,6 @@ class _Call:
                     exchange.declared_response_bytes = _length(value)
                     break
 
-    def note(self, stage: Callable[..., None], *arguments: Any) -> None:
-        """Take a note that must not fail the application."""
-        try:
-            stage(*arguments)
-        except Exception as error:
-            self.pipeline.failed("wsgi.body", error)
-
     def find_route(self) -> None:
         door = self._door
         if door.route_of is not None and self.exchange.http_route is None:
@@ -174,9 +201,11 @@ class _Call:
             except Exception as error:
                 self.pipeline.failed("adapter.route", error)
 
-    def sent(self, data: bytes) -> None:
+    def sent(self, data: bytes | str) -> None:
         """Note bytes handed to the server. The first ones take the headers with them."""
         exchange = self.exchange
+        if isinstance(data, str):
+            data = data.encode("latin-1", "replace")  # against PEP 3333, and the server's to refuse
         size = len(data)
         if size:
             exchange.response_started = True
@@ -250,25 +279,34 @@ class _Call:
 
         def close() -> None:
             try:
-                error = sys.exc_info()[1]
-                # waitress closes its file buffer without an exception; what was not sent is still in it.
-                exchange.disconnected = isinstance(error, OSError) or bool(getattr(body, "remain", 0))
-                exchange.response_started = True
-                exchange.response_complete = error is None and not exchange.disconnected
-                if not exchange.response_complete:
-                    exchange.response_bytes = 0  # how far the server got, it does not say
-                    if isinstance(error, SystemExit) and cut_off_by(error) is Outcome.TIMEOUT:
-                        exchange.outcome = Outcome.TIMEOUT
-                exchange.last_byte_ns = perf_counter_ns()
+                self._file_closed(body)
+            except Exception as error:
+                self.pipeline.failed("wsgi.close", error)
             finally:
                 try:
                     if app_close is not None:
                         app_close()
                 finally:
-                    self.finish()
+                    try:
+                        self.finish()
+                    except Exception as error:
+                        self.pipeline.lost(exchange, "wsgi.close", error)
 
         body.close = close
         return body  # type: ignore[no-any-return]
+
+    def _file_closed(self, body: Any) -> None:
+        exchange = self.exchange
+        error = sys.exc_info()[1]
+        # waitress closes its file buffer without an exception; what was not sent is still in it.
+        exchange.disconnected = isinstance(error, OSError) or bool(getattr(body, "remain", 0))
+        exchange.response_started = True
+        exchange.response_complete = error is None and not exchange.disconnected
+        if not exchange.response_complete:
+            exchange.response_bytes = 0  # how far the server got, it does not say
+            if isinstance(error, SystemExit) and cut_off_by(error) is Outcome.TIMEOUT:
+                exchange.outcome = Outcome.TIMEOUT
+        exchange.last_byte_ns = perf_counter_ns()
 
 
 class _Body:
@@ -301,26 +339,38 @@ class _Body:
 
     def __next__(self) -> bytes:
         call = self._call
-        entered = call.pipeline.enter(call.exchange)
+        pipeline = call.pipeline
+        entered: Entered | None = None
+        try:
+            entered = pipeline.enter(call.exchange)
+        except Exception as error:
+            pipeline.failed("wsgi.body", error)
         try:
             if self._iterator is None:
                 self._iterator = iter(self._body)
             item = next(self._iterator)
         except StopIteration:
             self._exhausted = True
-            call.note(call.exhausted)
+            try:
+                pipeline.leave(entered)
+                call.exhausted()
+            except Exception as error:
+                pipeline.failed("wsgi.body", error)
             raise
         except BaseException as error:
             self._raised = True
             call.exchange.exception = error
             call.exchange.exception_handled = False
+            try:
+                pipeline.leave(entered)
+            except Exception as failure:
+                pipeline.failed("wsgi.body", failure)
             raise
-        finally:
-            call.pipeline.leave(entered)
         try:
+            pipeline.leave(entered)
             call.sent(item)
         except Exception as error:
-            call.pipeline.failed("wsgi.body", error)
+            pipeline.failed("wsgi.body", error)
         return item
 
     def close(self) -> None:
@@ -328,6 +378,8 @@ class _Body:
             return
         self._done = True
         call = self._call
+        pipeline = call.pipeline
+        entered: Entered | None = None
         try:
             if self._exhausted:
                 # The server may still have failed to send the last item; it then closes while handling that.
@@ -335,20 +387,24 @@ class _Body:
                     call.exchange.disconnected = True
             elif not self._raised:
                 call.closed_early()
+            entered = pipeline.enter(call.exchange)
         except Exception as error:
-            call.pipeline.failed("wsgi.close", error)
-        entered = call.pipeline.enter(call.exchange)
-        try:
-            app_close = getattr(self._body, "close", None)
-            if app_close is not None:
-                app_close()
-        except BaseException as error:
-            if call.exchange.exception is None:
-                call.exchange.exception = error
-            raise
-        finally:
-            call.pipeline.leave(entered)
-            call.finish()
+            pipeline.failed("wsgi.close", error)
+        finally:  # whatever has come out of our own code: the application's close() is called
+            try:
+                app_close = getattr(self._body, "close", None)
+                if app_close is not None:
+                    app_close()
+            except BaseException as error:
+                if call.exchange.exception is None:
+                    call.exchange.exception = error
+                raise
+            finally:
+                try:
+                    pipeline.leave(entered)
+                    call.finish()
+                except Exception as error:
+                    pipeline.lost(call.exchange, "wsgi.close", error)
 
     def __del__(self) -> None:
         # A server that never closes still leaves a record; what became of the response nobody can say.
@@ -422,11 +478,19 @@ def _file_size(body: Any) -> int:
 
 
 def _headers(environ: Mapping[str, Any]) -> dict[str, str]:
-    return {
+    found = {
         key[5:].replace("_", "-").lower(): value for key, value in environ.items() if key.startswith("HTTP_")
     }
+    # waitress takes away what a proxy that it does not trust has added: that it was there is what tells a stranger.
+    channel = getattr(environ.get("waitress.client_disconnected"), "__self__", None)
+    for request in list(getattr(channel, "requests", ()))[:1]:
+        for key in request.headers:
+            found.setdefault(key.replace("_", "-").lower(), "")
+    return found
 
 
-def _length(value: str) -> int | None:
+def _length(value: object) -> int | None:
+    if not isinstance(value, str):
+        value = str(value)  # a test client's number
     # RFC 9110 §8.6: digits only. Anything else is the server's or the application's to answer, not ours.
     return int(value) if value.isascii() and value.isdigit() and len(value) < 19 else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from obskit.exchange import Exchange
@@ -21,49 +21,76 @@ class Input:
         return getattr(object.__getattribute__(self, "_input"), name)
 
     def read(self, *size: int | None) -> bytes | None:
-        data: bytes | None = self._call(self._input.read, *size)
-        asked = size[0] if size else None
-        # PEP 3333 streams block until all that was asked for is there: less means that no more will come.
-        self._noted(data, asked is None or asked < 0 or (data is not None and len(data) < asked))
+        try:
+            data: bytes | None = self._input.read(*size)
+        except Exception as error:
+            self._broke(error)
+            raise
+        try:
+            asked = size[0] if size else None
+            # PEP 3333 streams block until all that was asked for is there: less means that no more will come.
+            self._note(
+                data or b"", ended=asked is None or asked < 0 or (data is not None and len(data) < asked)
+            )
+        except Exception as error:
+            self._exchange.pipeline.failed("wsgi.input", error)
         return data
 
     def readline(self, *size: int) -> bytes:
-        line: bytes = self._call(self._input.readline, *size)
-        self._noted(line, not line)
+        try:
+            line: bytes = self._input.readline(*size)
+        except Exception as error:
+            self._broke(error)
+            raise
+        try:
+            self._note(line or b"", ended=not line)
+        except Exception as error:
+            self._exchange.pipeline.failed("wsgi.input", error)
         return line
 
     def readlines(self, *hint: int) -> list[bytes]:
-        lines: list[bytes] = self._call(self._input.readlines, *hint)
-        self._noted(b"".join(lines), not hint)
+        try:
+            lines: list[bytes] = self._input.readlines(*hint)
+        except Exception as error:
+            self._broke(error)
+            raise
+        try:
+            self._note(b"".join(lines), ended=not hint)
+        except Exception as error:
+            self._exchange.pipeline.failed("wsgi.input", error)
         return lines
 
     def __iter__(self) -> Iterator[bytes]:
         lines = iter(self._input)
-        while (line := self._call(next, lines, None)) is not None:
-            self._noted(line, False)
-            yield line
-        self._noted(b"", True)
+        line: bytes | None = b""
+        while line is not None:
+            try:
+                line = next(lines, None)
+            except Exception as error:
+                self._broke(error)
+                raise
+            try:
+                self._note(line or b"", ended=line is None)
+            except Exception as error:
+                self._exchange.pipeline.failed("wsgi.input", error)
+            if line is not None:
+                yield line
 
-    def _call(self, read: Callable[..., Any], *arguments: Any) -> Any:
+    def _broke(self, error: Exception) -> None:
+        """The server could not read on. Never raises."""
         try:
-            return read(*arguments)
-        except Exception as error:
             # A reset, or a chunk that never came. How the stream was called is no matter of the upload.
             if not isinstance(error, TypeError | ValueError):
-                self._failed(self._exchange)
-            raise
+                self._cut()
+        except Exception as failure:
+            self._exchange.pipeline.failed("wsgi.input", failure)
 
-    def _failed(self, exchange: Exchange) -> None:
+    def _cut(self) -> None:
+        exchange = self._exchange
         declared = exchange.declared_request_bytes
         if not exchange.closed and (declared is None or exchange.request_bytes < declared):
             exchange.upload_cut = True
             exchange.request_complete = False
-
-    def _noted(self, data: Any, ended: bool) -> None:
-        try:
-            self._note(data or b"", ended=ended)
-        except Exception as error:
-            self._exchange.pipeline.failed("wsgi.input", error)
 
     def _note(self, data: bytes, *, ended: bool) -> None:
         exchange = self._exchange

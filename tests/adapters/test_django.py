@@ -219,3 +219,22 @@ def test_a_second_server_span_of_djangos_instrumentor_is_told(install: Any, line
 )
 def test_the_route_that_a_request_would_meet_can_be_asked_for(path: str, route: str | None) -> None:
     assert adapter.route_for(WSGIHandler(), "GET", path) == route
+
+
+@pytest.mark.parametrize("kind", ["wsgi", "asgi"])
+def test_behind_a_handler_of_static_files_the_route_and_the_session_are_seen_all_the_same(
+    kind: str, install: Any, canonical: Any, lines: Any
+) -> None:
+    from django.contrib.staticfiles import handlers
+
+    with override_settings(STATIC_URL="/static/"):
+        app: Any = (
+            handlers.StaticFilesHandler(WSGIHandler())
+            if kind == "wsgi"
+            else handlers.ASGIStaticFilesHandler(ASGIHandler())
+        )
+        served = install(app)
+        assert ask(served, "/orders/7") == 200
+        assert ask(served, "/static/nothing.css") == 404
+    assert [line["http_route"] for line in canonical()] == ["/orders/<int:order_id>", "unmatched"]
+    assert [line for line in lines() if line["event"] == "obskit.internal_error"] == []

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -297,3 +299,85 @@ def test_the_rule_that_a_request_would_meet_can_be_asked_for(
     path: str, method: str, route: str | None
 ) -> None:
     assert adapter.route_for(site(), method, path) == route
+
+
+# ---- an application is kept alive by those who kept it alive before, and by nobody else ----
+
+
+@pytest.fixture
+def _no_collector() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("_no_collector")
+def test_an_installed_app_is_freed_with_its_last_reference_even_after_requests(install: Any) -> None:
+    app = install(site())
+    assert ask(app, "/orders/7").status == "200 OK"
+    known = weakref.ref(app)
+    del app
+    assert known() is None
+
+
+@pytest.mark.usefixtures("_no_collector")
+def test_whoever_serves_the_wsgi_app_alone_keeps_the_application_alive(install: Any, canonical: Any) -> None:
+    served = install(site()).wsgi_app
+    assert ask(served, "/orders/7").status == "200 OK"
+    (line,) = canonical()
+    assert line["http_route"] == "/orders/<int:order_id>"
+
+
+def test_the_wsgi_app_of_an_installed_app_is_a_method_of_it_as_before(install: Any) -> None:
+    class Shop(flask.Flask):
+        """The shop's own."""
+
+        def wsgi_app(self, environ: Any, start_response: Any) -> Any:
+            environ["shop.seen"] = environ.get("shop.seen", 0) + 1
+            return super().wsgi_app(environ, start_response)
+
+    app = install(Shop("shop"))
+    environ = make_environ("/")
+    talk_wsgi(app, environ)
+    assert environ["shop.seen"] == 1
+    assert app.wsgi_app.__self__ is app
+    assert isinstance(app, Shop)
+    assert (type(app).__name__, type(app).__qualname__, type(app).__doc__, type(app).__module__) == (
+        *("Shop", Shop.__qualname__, "The shop's own."),
+        Shop.__module__,
+    )
+
+
+def test_a_sibling_the_application_makes_of_its_own_type_is_not_installed(
+    install: Any, canonical: Any
+) -> None:
+    app = install(site())
+    sibling = type(app)("sibling")
+    assert ask(sibling, "/orders/7").status == "404 NOT FOUND"
+    assert canonical() == []
+
+
+@pytest.mark.parametrize("case", ["middleware", "final"])
+def test_an_app_that_cannot_be_given_a_class_is_recorded_all_the_same(
+    case: str, install: Any, canonical: Any
+) -> None:
+    class Final(flask.Flask):
+        def __init_subclass__(cls) -> None:
+            raise TypeError("nobody derives from this")
+
+    app = Final("shop") if case == "final" else flask.Flask("shop")
+    if case == "middleware":
+        app.wsgi_app = ProxyFix(app.wsgi_app)  # type: ignore[method-assign]
+    kind = type(app)
+    assert ask(install(app), "/").status == "404 NOT FOUND"
+    assert type(app) is kind
+    assert [line["http_response_status_code"] for line in canonical()] == [404]
+
+
+def test_the_route_of_a_request_can_be_asked_for_while_the_application_lives(install: Any) -> None:
+    app = install(site())
+    asked = vars(app)["_obskit_door"].pipeline.route_for
+    assert asked("GET", "/orders/7") == "/orders/<int:order_id>"
+    del app
+    gc.collect()
+    assert asked("GET", "/orders/7") is None

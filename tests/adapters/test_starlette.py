@@ -366,6 +366,32 @@ def test_a_provider_given_to_fastapi_is_the_one_used(install: Any) -> None:
     assert (span.name, span.kind) == ("GET /x/{y}", trace.SpanKind.SERVER)
 
 
+def test_spans_go_to_the_provider_that_was_given_to_starlettes_own_middleware(
+    install: Any, spans: InMemorySpanExporter
+) -> None:
+    from starlette.middleware.opentelemetry import OpenTelemetryMiddleware
+
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    app = Starlette(routes=[Route("/", ok)])
+    app.add_middleware(OpenTelemetryMiddleware, tracer_provider=provider)
+    ask(install(app), "/")
+    assert [span.name for span in exporter.get_finished_spans()] == ["GET /"]
+    assert spans.get_finished_spans() == ()
+
+
+def test_a_provider_that_makes_nothing_is_no_place_for_our_spans(
+    install: Any, spans: InMemorySpanExporter
+) -> None:
+    from starlette.middleware.opentelemetry import OpenTelemetryMiddleware
+
+    app = Starlette(routes=[Route("/", ok)])
+    app.add_middleware(OpenTelemetryMiddleware, tracer_provider=trace.NoOpTracerProvider())
+    ask(install(app), "/")
+    assert [span.name for span in spans.get_finished_spans()] == ["GET /"]
+
+
 def test_a_fastapi_app_below_a_plain_callable_has_one_span(install: Any) -> None:
     exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)

@@ -21,6 +21,7 @@ from .targets import Target
 from .views import CANONICAL, CaseSeen, Seen
 
 APPS_DIR = Path(__file__).parent / "apps"
+UNHURRIED = Path(__file__).parent / "unhurried"
 WAIT_S = 5.0
 
 
@@ -46,6 +47,7 @@ class Running:
                 "CONFORMANCE_INSTALL": target.install,
                 # What this server's workers remember of earlier requests is no other server's affair.
                 "OBSKIT_STATE_DIR": str(state_dir),
+                "PYTHONPATH": str(UNHURRIED),
             },
         )
         self.server.start()

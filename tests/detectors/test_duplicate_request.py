@@ -17,6 +17,7 @@ import pytest
 from obskit.config import Config
 from obskit.detectors import duplicate_request
 from obskit.detectors._manners import ENOUGH, FORGET_AT, Manners
+from obskit.detectors._sameness import page
 from obskit.detectors.duplicate_request import Repeats
 from obskit.exchange import Exchange, Outcome
 from obskit.findings import Setting
@@ -251,6 +252,17 @@ def test_what_differs_in_one_thing_is_another_request(shop: Shop, changed: dict[
     shop.ask(0, 0.1, **sent)
     assert shop.ask(1, 1.1, **{**sent, **changed}) is None
     assert kind(shop.ask(2, 2.1, **sent)) == "repeat"
+
+
+def test_a_query_that_is_no_bytes_is_compared_all_the_same() -> None:
+    def asked(query: object) -> bytes | None:
+        exchange = Exchange("http", "GET", "/pay")
+        exchange.request = http_scope("/pay", query_string=query)
+        return page(exchange)
+
+    # Django's AsyncRequestFactory hands over a str.
+    assert asked("a=ü") == asked("a=ü".encode())
+    assert asked("a=1") != asked("a=2")
 
 
 def test_two_headers_that_say_the_same_are_not_taken_for_each_other(shop: Shop) -> None:

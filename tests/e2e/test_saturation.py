@@ -63,6 +63,9 @@ def hold():
 obskit.install(app)
 """
 
+# The test is the proxy that says since when a request has waited.
+PROXY = {"OBSKIT_TRUSTED_PROXIES": "loopback"}
+
 SERVERS = [
     pytest.param("gunicorn-sync", WSGI, (), 2, 2, id="gunicorn-sync"),
     pytest.param("gunicorn-gthread", WSGI, (), 2, 8, id="gunicorn-gthread"),
@@ -79,7 +82,9 @@ def serve(
     tmp_path: Path, server: str, code: str, arguments: tuple[str, ...] = (), workers: int = 1
 ) -> Server:
     (tmp_path / "shop.py").write_text(code)
-    made = Server(server, "shop:app", cwd=tmp_path, log_dir=tmp_path / "logs", env=SETTINGS, workers=workers)
+    made = Server(
+        server, "shop:app", cwd=tmp_path, log_dir=tmp_path / "logs", env=SETTINGS | PROXY, workers=workers
+    )
     # granian and waitress want their options before the application, gunicorn and uvicorn do not mind.
     made.command[3:3] = arguments
     return made

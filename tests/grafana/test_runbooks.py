@@ -207,7 +207,9 @@ def test_its_grep_lines_find_what_they_look_for_in_real_lines(
 
 def _write_lines(install: Callable[..., Any]) -> None:
     """One request of each way to end, and the other lines that runbooks speak of, on standard output."""
-    app = install(_shop, service="shop", log_format="json", capture_logs="all")
+    app = install(
+        _shop, service="shop", log_format="json", capture_logs="all", trusted_proxies=("loopback",)
+    )
     for path in (
         "/",
         "/missing",
@@ -223,9 +225,10 @@ def _write_lines(install: Callable[..., Any]) -> None:
     ):
         _request(app, path)
     _request(app, "/stream", leave=True)
-    _request(app, "/waited", HTTP_X_REQUEST_START=f"t={time.time() - 3:.3f}")
+    _request(app, "/waited", REMOTE_ADDR="127.0.0.1", HTTP_X_REQUEST_START=f"t={time.time() - 3:.3f}")
     app.pipeline.failed("logs.close", ValueError("a processor that raises"))
-    logging.getLogger("opentelemetry.exporter.otlp").warning("Transient error, retrying")
+    told = {"reason": "refused", "collector": "http://collector:4318"}
+    logging.getLogger("obskit").warning("telemetry.export_failed", extra=told)
     logging.getLogger("shop").error("accept failed: Too many open files")
 
 

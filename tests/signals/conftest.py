@@ -222,6 +222,22 @@ def wait_until(true: Callable[[], Any], timeout_s: float = 10.0) -> Any:
     return found
 
 
+@contextmanager
+def records_of(name: str) -> Iterator[list[logging.LogRecord]]:
+    """What is logged to this logger inside, whatever its level."""
+    records: list[logging.LogRecord] = []
+    handler, logger = logging.Handler(), logging.getLogger(name)
+    handler.emit = records.append  # type: ignore[method-assign]
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        yield records
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
 PRELUDE = """
 import json, logging, os, sys, threading
 import obskit
@@ -257,4 +273,12 @@ def run_python(code: str, *, check: bool = True, **more: Any) -> subprocess.Comp
     return done
 
 
-__all__ = ["House", "forget_provider", "logging_state", "read_lines", "run_python", "wait_until"]
+__all__ = [
+    "House",
+    "forget_provider",
+    "logging_state",
+    "read_lines",
+    "records_of",
+    "run_python",
+    "wait_until",
+]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import obskit
-from obskit.signals import capture
+from obskit.signals import capture, structured
 from tests.signals.conftest import House, logging_state
 
 Make = Callable[..., House]
@@ -511,3 +511,50 @@ def test_access_lines_of_flasks_development_server_come_only_when_asked_for(
     events = [line["event"] for line in lines()]
     assert events[-1] == "Press CTRL+C to quit"
     assert any("GET /nope" in event for event in events) is wanted
+
+
+@pytest.mark.parametrize("name", ["httpx", "urllib3.connectionpool", "werkzeug", "uvicorn.access"])
+def test_a_library_that_logs_urls_tells_nothing_of_their_queries(
+    name: str, house: Make, lines: Lines
+) -> None:
+    house(access_logs=True, log_level="debug")
+    logging.getLogger(name).setLevel(logging.DEBUG)
+    logging.getLogger(name).info('%s: "GET %s HTTP/1.1" 200', "HTTP Request", "/pay?q=hunter2&page=hunter2")
+    event = lines()[-1]["event"]
+    assert event == 'HTTP Request: "GET /pay?q=[redacted]&page=[redacted] HTTP/1.1" 200'
+
+
+def test_an_argument_that_cannot_be_written_is_told_without_its_secret(house: Make, lines: Lines) -> None:
+    class Broken:
+        def __str__(self) -> str:
+            raise ValueError("password=hunter2")
+
+    house()
+    logging.getLogger("shop").warning("%s items", Broken())
+    assert lines()[-1]["log_error"] == "ValueError: password=[redacted]"
+
+
+def test_what_a_record_logs_while_it_is_read_ends_after_one_turn_and_is_counted(
+    house: Make, lines: Lines
+) -> None:
+    class Chatty:
+        def __str__(self) -> str:
+            logging.getLogger("shop").warning("within %s", self)
+            return "chatty"
+
+    made = house()
+    logging.getLogger("shop").warning("outer %s", Chatty())
+    assert [line["event"] for line in lines()] == ["outer chatty"]
+    assert made.value("obskit_telemetry_dropped_total", signal="logs", reason="recursion") == 1
+
+
+@pytest.mark.parametrize("then", ["none", "fails"])
+def test_a_sink_that_cannot_be_found_fails_no_call_of_the_application(
+    then: str, house: Make, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house()
+    with monkeypatch.context() as patch:
+        patch.setattr(structured, "active", (lambda: None) if then == "none" else (lambda: 1 / 0))
+        logging.getLogger("shop").warning("lost")
+    logging.getLogger("shop").warning("found")
+    assert [line["event"] for line in lines()] == ["found"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 
 from obskit import names
 from obskit.names import DURATION_BUCKETS, METRICS, SIZE_BUCKETS, Metric
-from obskit.signals.cells import Store, _Family
+from obskit.signals.cells import MAX_LABEL, OVERFLOW_SETS, Store, _Family
 from tests.signals.conftest import run_python
 from tests.support.exposition import Samples, labels, parse
 
@@ -314,3 +315,26 @@ def test_a_store_that_is_gone_is_not_looked_for_after_a_fork() -> None:
         """
     )
     assert done.stderr == "status=0"
+
+
+def test_past_the_overflow_all_is_counted_in_one_more_series(store: Store) -> None:
+    gauge = store.numbers(GAUGE)
+    for n in range(1_000):
+        gauge.add(1, f"/{n}", str(n))
+    found = samples(store)["jobs_waiting"]
+    assert len(found) == 10 + OVERFLOW_SETS + 1
+    assert found[labels(http_route="other", kind="other")] == 1_000 - 10 - OVERFLOW_SETS
+    assert samples(store)["obskit_metric_series"][labels(metric="jobs_waiting")] == len(found)
+
+
+@pytest.mark.parametrize("value", ["x" * 1_000_000, "\U0001f600" * 10_000, "\x00" * 5_000, "\udcff" * 5_000])
+def test_a_label_of_any_length_is_cut_and_fits_into_a_file(value: str, tmp_path: Path) -> None:
+    failed: list[str] = []
+    store = Store(max_series=10)
+    store.failed = failed.append
+    store.move(str(tmp_path / "numbers"))
+    store.histograms(names.REQUEST_DURATION).add(1.0, value, value, value, value)
+    ((found, _),) = store.families[names.REQUEST_DURATION.name].series.items()
+    assert {len(one) for one in found} == {MAX_LABEL}
+    assert failed == []
+    assert page(store)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -120,7 +121,24 @@ PRIVATE = [
     "169.254.1.1",
 ]
 PUBLIC = ["8.8.8.8", "2001:4860:4860::8888", "::ffff:8.8.8.8", "172.32.0.1", "100.64.0.1"]
+# Examples and "this network" are not private, whatever `ipaddress` says of them.
+PUBLIC += ["192.0.2.7", "203.0.113.7", "198.18.0.1", "240.0.0.1", "0.1.2.3", "2001:db8::1", "64:ff9b::7f00:1"]
+PUBLIC += [
+    "2002:7f00:1::",
+    "::127.0.0.1",
+    "::ffff:0:127.0.0.1",
+]  # 6to4 and the like of loopback are not loopback
 NOBODY = [None, "", "localhost", "0.0.0.0", "::", "127.0.0.1:5000", "unix:", "127.0.0.1, 8.8.8.8", "0x7f.1"]
+NOBODY += [
+    "unix:/run/app.sock",
+    "/run/app.sock",
+    "testclient",
+    "127.0.0.1 ",
+    "127.1",
+    "2130706433",
+    "[::1]",
+    "é",
+]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +159,8 @@ def test_access_is_given_by_the_peers_address(access: str, allowed: list[str | N
 @pytest.mark.parametrize(
     "name",
     ["forwarded", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-anything", "x-real-ip",
-     "via", "x-client-ip", "x-cluster-client-ip", "true-client-ip"],
+     "via", "x-client-ip", "x-cluster-client-ip", "true-client-ip", "x-forwarded", "cf-connecting-ip",
+     "x-request-start", "x-original-forwarded-for", "x-envoy-external-address", "fastly-client-ip", "client-ip"],
 )  # fmt: skip
 @pytest.mark.parametrize("access", ["loopback", "private"])
 def test_a_request_that_came_through_a_proxy_is_refused_whatever_it_says(
@@ -168,6 +187,93 @@ def test_a_refusal_says_who_asked_and_how_to_open(
     for part in (seen, "metrics_access=loopback", *ways):
         assert part in text
     assert "http_server" not in text
+
+
+@pytest.mark.parametrize(
+    "client", ["<script>alert(1)</script>", "8.8.8.8\r\nX: y", "8.8.8.8, 6.6.6.6", "\ud800", "x" * 10_000]
+)
+def test_a_refusal_repeats_nothing_but_an_address(client: str, house: Make) -> None:
+    answer = house().scrape(client=client, host=client, x_real_ip=client, user_agent=client)
+    assert answer.status == 403
+    assert client.encode("utf-8", "replace") not in answer.body
+    assert b"script" not in answer.body
+    assert len(answer.body) < 500
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", "127.0.0.1:8000", "127.9.9.9", "[::1]:8000", "localhost:8000", "LOCALHOST.", "app.localhost", "metrics",
+     "shop-1:8000", "10.0.0.7", "app.internal", socket.gethostname()],
+)  # fmt: skip
+def test_a_local_request_for_this_host_by_any_of_its_names_is_answered(host: str, house: Make) -> None:
+    assert house().scrape(host=host).status == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["shop.example.com", "shop.example.com:443", "rebound.attacker.example.", "127.0.0.1.nip.io", "localhost.evil.com",
+     "127.0.0.1,shop.example.com", "xn--a.com", "[::1].evil.com", "a." * 4_000],
+)  # fmt: skip
+def test_a_local_request_for_a_site_came_through_a_proxy_or_from_a_page_in_a_browser(
+    host: str, house: Make
+) -> None:
+    answer = house().scrape(host=host)
+    assert answer.status == 403
+    assert b"Host" in answer.body
+    # Where whole networks may look, names are their own.
+    assert house(metrics_access="private").scrape(host=host).status == 200
+
+
+@pytest.mark.parametrize("access", ["loopback", "token"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "POST", "TRACE", "CONNECT"])
+def test_a_stranger_is_refused_in_every_method_and_may_keep_nothing(
+    method: str, access: str, house: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OBSKIT_METRICS_TOKEN", TOKEN)
+    answer = house(metrics_access=access).scrape(
+        client="8.8.8.8", method=method, x_http_method_override="GET"
+    )
+    assert answer.status == 403
+    assert header(answer, "cache-control") == "no-store"
+    assert header(answer, "allow") is None
+    assert bool(answer.body) == (method != "HEAD")
+    assert int(header(answer, "content-length") or 0) > 0
+
+
+def test_a_stranger_costs_no_page(house: Make) -> None:
+    made = house()
+    exposition: Any = made.pipeline.endpoints["/metrics"]
+    for _ in range(100):
+        assert made.scrape(client="8.8.8.8").status == 403
+        assert made.scrape(method="POST").status == 405
+        assert exposition.at_once("GET", {}, "8.8.8.8").status == 403
+    assert exposition.pages._begun == 0
+    assert exposition.at_once("GET", {}, "127.0.0.1") is None
+
+
+def test_a_page_that_was_made_for_somebody_else_says_how_old_it_is(house: Make) -> None:
+    made = house()
+    exposition: Any = made.pipeline.endpoints["/metrics"]
+    assert header(made.scrape(), "age") is None
+    exposition.pages._budget.take(3.0)
+    made.serve()
+    old = made.scrape()
+    assert (old.status, header(old, "age")) == (200, "0")
+    assert b"http_server_request_duration_seconds_count" not in old.body
+    exposition.pages._cost = 100.0
+    assert made.scrape(accept=OPENMETRICS).status == 503
+    assert header(made.scrape(accept=OPENMETRICS), "retry-after") == "1"
+
+
+@pytest.mark.parametrize("version", ["1.0.0", "2.0", "1.0.1", "99999.0.0.0.0.0", "1.0.0.0"])
+def test_a_version_that_is_asked_for_is_not_repeated_and_makes_no_format_of_its_own(
+    version: str, house: Make
+) -> None:
+    made = house()
+    answer = made.scrape(f"application/openmetrics-text; version={version}; escaping=allow-utf-8")
+    assert (header(answer, "content-type") or "").startswith("application/openmetrics-text; version=1.0.0;")
+    exposition: Any = made.pipeline.endpoints["/metrics"]
+    assert len(exposition.pages._made) == 1
 
 
 def test_a_refusal_through_a_proxy_says_so(house: Make) -> None:

@@ -71,7 +71,7 @@ def test_a_client_whose_library_is_not_installed_stays_off(on: Callable[..., lis
 
 
 def test_the_notice_of_the_install_names_them(house: Make, capsys: pytest.CaptureFixture[str]) -> None:
-    house(instrumentation=True)
+    house(instrumentation=True).pipeline.begin()
     notice = json.loads(capsys.readouterr().out.splitlines()[0])
     assert notice["instrumentations"] == sorted(instrumentation._switched_on)
 

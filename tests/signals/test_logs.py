@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import io
 import logging
 import os
 import pty
@@ -130,6 +131,7 @@ def test_the_canonical_line_has_the_level_its_request_deserves_and_is_counted(
     how: dict[str, Any], level: str, house: Make, lines: Lines
 ) -> None:
     made = house()
+    made.pipeline.begin()
     lines()
     before = made.value("obskit_log_records_total", level=level)
     made.serve(**how)
@@ -156,15 +158,19 @@ def test_facts_that_name_a_secret_are_redacted_on_every_line(
     assert not any(secret in out for secret in ("p4ss", "DE00", "k3y"))
 
 
-def test_a_line_written_while_a_line_is_rendered_does_not_recurse(house: Make, lines: Lines) -> None:
-    class Chatty:
-        def __str__(self) -> str:
+def test_a_line_written_while_a_line_is_written_does_not_recurse(
+    house: Make, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Chatty(io.StringIO):
+        def write(self, text: str) -> int:
             logging.getLogger("shop").warning("from within")
-            return "chatty"
+            return super().write(text)
 
-    house()
-    logging.getLogger("shop").warning("outer", extra={"value": Chatty()})
-    assert [(line["event"], line.get("value")) for line in lines()][-1] == ("outer", "chatty")
+    made = house()
+    monkeypatch.setattr(sys, "stdout", Chatty())
+    logging.getLogger("shop").warning("outer")
+    assert [line["event"] for line in read_lines(sys.stdout.getvalue())] == ["outer"]  # type: ignore[attr-defined]
+    assert made.value("obskit_telemetry_dropped_total", signal="logs", reason="recursion") == 1
 
 
 def test_what_cannot_be_rendered_is_counted_and_never_raised(

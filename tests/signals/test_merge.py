@@ -21,6 +21,7 @@ from prometheus_client.exposition import generate_latest
 from obskit import folders, names
 from obskit.exchange import Exchange
 from obskit.signals import shelf
+from obskit.signals.cells import OVERFLOW_SETS
 from obskit.signals.merge import ARCHIVE, KIND
 from obskit.signals.page import BREATH_EVERY
 from tests.support.group import Worker, in_child, listening
@@ -490,3 +491,17 @@ def test_a_scrape_lets_the_threads_that_serve_go_on(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(time, "sleep", pauses.append)
     one.metrics.store.look()
     assert len(pauses) >= 3
+
+
+def test_many_statuses_of_many_dead_workers_stay_within_the_limit_and_its_overflow(tmp_path: Path) -> None:
+    heir = Worker(tmp_path, max_series=10)
+    for generation in range(3):
+        worker = Worker(tmp_path, max_series=10)
+        family = worker.metrics._duration
+        for status in range(100, 600):
+            family.add(1.0, "GET", f"/{generation}/{status}", str(status), "")
+        worker.die()
+        heir.bury()
+    series = heir.metrics._look()[names.REQUEST_DURATION.name]
+    assert len(series) <= 10 + OVERFLOW_SETS + 1
+    assert sum(sum(one.numbers[:-1]) for one in series.values()) == 3 * 500

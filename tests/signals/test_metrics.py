@@ -294,3 +294,17 @@ def test_what_takes_long_to_ask_of_the_process_is_asked_seldom_but_for_a_scrape(
     clock[0] += 4.1
     assert asked(metrics.publish)
     assert asked(metrics.leave)
+
+
+@pytest.mark.parametrize("spoilt", [{"status": [200]}, {"last_byte_ns": "soon"}], ids=["status", "clock"])
+def test_a_record_that_is_not_whole_is_not_in_flight_any_more(spoilt: dict[str, Any]) -> None:
+    metrics = Metrics(100)
+    exchange = Exchange()
+    metrics.opened(exchange)
+    exchange.ended_ns = exchange.started_ns
+    exchange.outcome = Outcome.RAISED_AFTER_HEADERS
+    for name, value in spoilt.items():
+        setattr(exchange, name, value)
+    with pytest.raises(TypeError):
+        metrics.closed(exchange)
+    assert metrics._active_cells["GET"].value == 0.0

@@ -210,15 +210,15 @@ def test_no_thread_starts_and_no_exporter_is_made_before_the_first_request(proto
         while (native := len(os.listdir("/proc/self/task"))) > 1 and time.monotonic() < deadline:
             time.sleep(0.001)
         handle = house.pipeline._traces._provider
-        installed = (threading.active_count() - before, native, handle._processor)
+        installed = (threading.active_count() - before, native, handle._queue)
         serve(house.pipeline)
-        print(f"{installed} {threading.active_count() - before} {handle._processor is not None}", file=sys.stderr)
+        begun = [one.name for one in threading.enumerate() if one.name == "obskit-spans"]
+        print(f"{installed} {begun} {handle._queue is not None}", file=sys.stderr)
         obskit.shutdown(0.2)
         """,
         env={"OTEL_EXPORTER_OTLP_ENDPOINT": ENDPOINT, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol},
     )
-    # Two threads in the end: the exporter's, and the one that watches.
-    assert done.stderr.splitlines()[0] == "(0, 1, None) 2 True"
+    assert done.stderr.splitlines()[0] == "(0, 1, None) ['obskit-spans'] True"
 
 
 def test_begin_makes_one_exporter_however_often_it_is_called() -> None:
@@ -235,6 +235,85 @@ def test_begin_makes_one_exporter_however_often_it_is_called() -> None:
     handle.begin()
     handle.shutdown(1.0)
     assert len(made) == 1
+
+
+def test_an_exporter_that_cannot_be_made_is_told_and_its_spans_are_counted_as_lost(
+    house: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = house(otlp_endpoint=ENDPOINT)
+    monkeypatch.setattr(made.pipeline._traces._provider, "_make_exporter", lambda: 1 / 0)
+    made.serve()
+    made.pipeline.flush(5.0)
+    assert made.value("obskit_internal_errors_total", stage="traces.begin") == 1
+    assert made.value(DROPPED, signal="traces", reason="export_failed") == 1
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_no_connection_is_made_and_no_name_is_looked_up_to_begin(
+    protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[Any] = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *what, **more: used.append(what))
+    monkeypatch.setattr(socket.socket, "connect", lambda *what: used.append(what))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.2)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        handle = get_provider(Config(otlp_endpoint=url, otlp_protocol=protocol), RESOURCE)
+        handle.begin()
+        with pytest.raises(TimeoutError):  # gRPC has sockets of its own
+            listener.accept()
+        assert used == []
+        handle.shutdown(0.0)
+
+
+def test_the_http_client_is_loaded_at_install_and_only_where_it_is_used() -> None:
+    code = """
+        obskit.install(app, interface="wsgi", instrumentation=False)
+        print("requests" in sys.modules, file=sys.stderr)
+        obskit.shutdown(0.2)
+        """
+    assert run_python(code).stderr.splitlines()[0] == "False"
+    done = run_python(code, env={"OTEL_EXPORTER_OTLP_ENDPOINT": ENDPOINT})
+    assert done.stderr.splitlines()[0] == "True"
+
+
+@pytest.mark.parametrize(
+    ("environ", "options", "collector"),
+    [
+        ({}, {}, ""),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, {}, "http://localhost:4318"),
+        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, {}, "http://localhost:4317"),
+        ({}, {"otlp_endpoint": "https://me:secret@c.example:4318/secret"}, "https://c.example:4318"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_where_spans_go_is_known_without_what_is_secret_in_it(
+    environ: dict[str, str], options: dict[str, Any], collector: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    handle = get_provider(Config(**options), RESOURCE)
+    assert handle.collector == collector
+    handle.shutdown(0.0)
+
+
+# ---- how much a span may hold ------------------------------------------------------------------------------
+
+
+def test_a_span_of_the_application_holds_no_whole_document_while_it_waits() -> None:
+    handle = get_provider(Config(), RESOURCE)
+    span = handle.provider.get_tracer("app").start_span("big", attributes={"document": "x" * 2_000_000})
+    assert len(span.attributes["document"]) == providers.MAX_ATTRIBUTE_LENGTH
+    handle.shutdown(0.0)
+
+
+@pytest.mark.parametrize("name", providers._LENGTH_LIMITS)
+def test_a_limit_of_the_environment_comes_before_ours(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "20000")
+    handle = get_provider(Config(), RESOURCE)
+    span = handle.provider.get_tracer("app").start_span("big", attributes={"document": "x" * 30_000})
+    assert len(span.attributes["document"]) == 20_000
+    handle.shutdown(0.0)
 
 
 # ---- what became of the spans --------------------------------------------------------------------------------
@@ -340,21 +419,19 @@ def test_an_exporter_that_raises_is_counted_as_a_failure() -> None:
     assert counted == [("traces", "failure"), ("traces", "export_failed", 1)]
 
 
-def test_the_exporter_itself_is_flushed_and_shut_down_through_the_counter() -> None:
-    calls: list[Any] = []
+def test_the_exporter_is_shut_down_with_the_last_user() -> None:
+    calls: list[str] = []
 
     class Noting(_Raises):
-        def force_flush(self, timeout_millis: int = 30_000) -> bool:
-            calls.append(timeout_millis)
-            return True
-
         def shutdown(self) -> None:
             calls.append("shutdown")
 
-    counting = providers._CountingExporter(Noting(), [])
-    assert counting.force_flush(7)
-    counting.shutdown()
-    assert calls == [7, "shutdown"]
+    handle = ProviderHandle(
+        TracerProvider(shutdown_on_exit=False), ours=False, make_exporter=Noting, exporter="test"
+    )
+    handle.begin()
+    handle.shutdown(1.0)
+    assert calls == ["shutdown"]
 
 
 class _Stuck(SpanExporter):
@@ -450,6 +527,103 @@ def test_a_process_ends_in_time_though_its_collector_hangs(silent: str) -> None:
 def test_a_process_that_just_ends_has_sent_its_spans(collector: OtlpSink) -> None:
     run_python('serve(obskit.install(app, interface="wsgi", instrumentation=False).pipeline)')
     assert [span.name for span in collector.spans()] == ["GET"]
+
+
+def test_a_server_that_says_goodbye_twice_waits_once(
+    house: Make, silent: str, lines: Callable[[], list[dict[str, Any]]]
+) -> None:
+    made = house(otlp_endpoint=silent)
+    made.serve()
+    began = time.monotonic()
+    made.pipeline.flush(0.5)
+    made.pipeline.goodbye()
+    obskit.shutdown(timeout_s=0.5)
+    assert 0.4 < time.monotonic() - began < 0.9
+    told = [line for line in lines() if line["event"] == "telemetry.spans_lost"]
+    assert [(line["reason"], line["spans_lost"], line["collector"]) for line in told] == [
+        ("shutdown", 1, silent)
+    ]
+
+
+def test_what_is_lost_when_a_process_says_goodbye_is_counted(house: Make, silent: str) -> None:
+    made = house(otlp_endpoint=silent)
+    for _ in range(3):
+        made.serve()
+    made.pipeline.flush(0.1)
+    made.pipeline.goodbye()
+    assert made.value(DROPPED, signal="traces", reason="shutdown") == 3
+
+
+def test_an_outage_is_one_line_that_says_where_and_what_to_do(
+    house: Make, lines: Callable[[], list[dict[str, Any]]]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    made = house(otlp_endpoint=f"http://me:hunter2@127.0.0.1:{port}/hunter2")
+    queue = made.pipeline._traces._provider
+    for _ in range(3):
+        made.serve()
+        queue._queue._exporter._client._timeout = 0.5
+        made.pipeline.flush(5.0)
+    every = lines()
+    (line,) = [line for line in every if line["event"] == "telemetry.export_failed"]
+    assert (line["level"], line["reason"], line["collector"]) == (
+        "warning", "refused", f"http://127.0.0.1:{port}",
+    )  # fmt: skip
+    assert "start the collector" in line["do"]
+    assert [line["event"] for line in every].count("http.request") == len(every) - 1
+    assert "hunter2" not in str(every)
+
+
+def test_a_handle_that_was_shut_down_does_not_begin_again() -> None:
+    made: list[SpanExporter] = []
+    handle = ProviderHandle(
+        TracerProvider(shutdown_on_exit=False),
+        ours=False,
+        make_exporter=lambda: made.append(InMemorySpanExporter()) or made[-1],  # type: ignore[func-returns-value]
+        exporter="test",
+    )
+    handle.begin()
+    handle.shutdown(1.0)
+    handle.begin()
+    assert (len(made), handle.queue()) == (1, None)
+
+
+def test_how_many_spans_wait_is_known() -> None:
+    stuck = _Stuck()
+    handle = ProviderHandle(
+        TracerProvider(shutdown_on_exit=False), ours=False, make_exporter=lambda: stuck, exporter="test"
+    )
+    assert handle.queue() is None
+    handle.begin()
+    for _ in range(5):
+        handle.provider.get_tracer("t").start_span("s").end()
+    assert handle.queue() == (5, 2048)
+    stuck.go_on.set()
+    handle.shutdown(5.0)
+
+
+class _Unwilling(trace_service_pb2_grpc.TraceServiceServicer):
+    def Export(self, request: Any, context: Any) -> Any:
+        context.abort(grpc.StatusCode.PERMISSION_DENIED, "the password hunter2 is wrong")
+
+
+def test_an_export_that_grpc_refuses_is_told_with_its_status(
+    house: Make, lines: Callable[[], list[dict[str, Any]]]
+) -> None:
+    server = grpc.server(ThreadPoolExecutor(2))
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(_Unwilling(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    made = house(otlp_endpoint=f"http://127.0.0.1:{port}", otlp_protocol="grpc")
+    made.serve()
+    made.pipeline.flush(5.0)
+    server.stop(0).wait(5)
+    every = lines()
+    (line,) = [line for line in every if line["event"] == "telemetry.export_failed"]
+    assert (line["reason"], line["error"]) == ("grpc_error", "PERMISSION_DENIED")
+    assert "hunter2" not in str(every)
+    assert made.value(DROPPED, signal="traces", reason="export_failed") == 1
 
 
 def test_a_call_that_fails_within_its_time_says_so() -> None:

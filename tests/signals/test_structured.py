@@ -137,15 +137,14 @@ def test_a_sink_that_fails_while_it_tells_of_bad_arguments_stays_silent(
 
 
 @pytest.mark.parametrize(
-    "name", [None, "", "shop", 7, _Mute], ids=["none", "empty", "text", "number", "class"]
+    "name", [None, "", "shop", 7, _Mute, _Mute()], ids=["none", "empty", "text", "number", "class", "mute"]
 )
 def test_any_logger_name_gives_a_line(name: Any, house: Make, lines: Lines) -> None:
     house()
     obskit.get_logger(name).info("e")
     (line,) = lines()
-    assert (
-        line["logger"] == (name if isinstance(name, str) and name else "app") or str(name) in line["logger"]
-    )
+    expected = {None: "app", "": "app", "shop": "shop", 7: "7"}.get(name, f"{__name__}._Mute")
+    assert expected in line["logger"]
 
 
 def _raise() -> None:
@@ -367,3 +366,53 @@ def test_bound_values_can_be_replaced_and_taken_off(house: Make, lines: Lines) -
 def test_taking_off_what_is_not_bound_raises_as_structlog_does() -> None:
     with pytest.raises(KeyError, match="never"):
         obskit.get_logger("shop").unbind("never")
+
+
+@pytest.mark.parametrize("given", [lambda *_, **__: 1 / 0, lambda *_, **__: None], ids=["raises", "garbage"])
+@pytest.mark.parametrize("method", ["info", "exception", "ainfo"])
+def test_a_logger_that_cannot_be_made_costs_its_line_alone_and_is_counted(
+    method: str, given: Any, house: Make, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = house()
+    logger = obskit.get_logger("shop").bind(a=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(structlog, "get_logger", given)
+        told: Any = getattr(logger, method)("lost", b=2)
+        if method == "ainfo":
+            asyncio.run(told)
+    assert lines() == []
+    assert made.value("obskit_internal_errors_total", stage="logs.emit") == 1
+    logger.info("found")
+    assert [line["a"] for line in lines()] == [1]
+
+
+def test_a_method_no_logger_has_is_the_callers_mistake(house: Make) -> None:
+    house()
+    with pytest.raises(AttributeError):
+        obskit.get_logger("shop").no_such_method  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_without_an_install_a_logger_that_cannot_be_made_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(structlog, "get_logger", lambda *_, **__: 1 / 0)
+    obskit.get_logger("shop").info("lost")
+    monkeypatch.setattr(structured, "active", lambda: 1 / 0)
+    obskit.get_logger("shop").info("lost")
+
+
+def test_binding_that_fails_keeps_a_logger(
+    house: Make, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house()
+    logger: Any = obskit.get_logger("shop").bind(a=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(structured, "LateLogger", lambda *_: 1 / 0)
+        kept = [
+            logger.bind(b=2),
+            logger.try_unbind("a"),
+            logger.unbind("a"),
+            logger.new(b=2),
+            obskit.get_logger("x"),
+        ]
+    for one in kept:
+        one.info("e")
+    assert [line.get("a") for line in lines()] == [1, 1, 1, None, None]

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import os
+import select
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
 
+from obskit.signals import outlet
 from obskit.signals.writer import Writer
 from tests.signals.conftest import read_lines, run_python
 
 Lost = list[tuple[str, str]]
+
+
+def until(what: Callable[[], bool]) -> None:
+    deadline = monotonic() + 10
+    while not what():
+        assert monotonic() < deadline
+        threading.Event().wait(0.002)
 
 
 @pytest.fixture
@@ -81,22 +94,197 @@ def test_a_line_that_is_taken_in_parts_is_written_to_its_end(
     assert lost == []
 
 
-def test_lines_stay_apart_when_a_full_pipe_that_does_not_block_takes_only_part_of_one(
-    writer: Writer, monkeypatch: pytest.MonkeyPatch, lost: Lost
+class Pipe:
+    """Standard output is a pipe, and the test reads it when it wants to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.readable, writable = os.pipe()
+        os.set_blocking(self.readable, False)
+        self.file = os.fdopen(writable, "w")
+        self.patch = monkeypatch
+
+    def open(self) -> None:
+        """From the test itself: what a fixture puts in place of standard output, pytest takes away again."""
+        _as_stdout(self.patch, self.file, real=True)
+
+    def read(self) -> bytes:
+        """All there is now."""
+        taken = b""
+        with contextlib.suppress(BlockingIOError):
+            while part := os.read(self.readable, 1 << 20):
+                taken += part
+        return taken
+
+    def read_until(self, enough: Callable[[bytes], bool]) -> bytes:
+        taken, deadline = b"", monotonic() + 10
+        while not enough(taken):
+            assert monotonic() < deadline, taken[-200:]
+            select.select([self.readable], [], [], 1)
+            taken += self.read()
+        return taken
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.file.close()
+            os.close(self.readable)
+
+
+@pytest.fixture
+def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipe]:
+    made = Pipe(monkeypatch)
+    yield made
+    made.close()
+
+
+# The kernel's own way; a second opening of the pipe, as on older kernels; and none at all (a pipe of another user).
+WAYS = {
+    "at once": lambda patch: None,
+    "reopened": lambda patch: patch.delattr(os, "RWF_NOWAIT"),
+    "refused by the kernel": lambda patch: patch.setattr(os, "pwritev", _refuse(errno.EOPNOTSUPP)),
+    "by a patient thread": lambda patch: (
+        patch.delattr(os, "RWF_NOWAIT"),
+        patch.setattr(os, "open", _refuse(errno.EACCES)),
+    ),
+}
+
+
+def _refuse(number: int) -> Callable[..., Any]:
+    def call(*_: Any, **__: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    WAYS[request.param](monkeypatch)
+    return str(request.param)
+
+
+def test_a_pipe_nobody_reads_holds_nobody_up_and_each_line_is_written_or_counted(
+    way: str, pipe: Pipe, lost: Lost
 ) -> None:
-    readable, writable = os.pipe()
-    os.set_blocking(writable, False)
-    os.set_blocking(readable, False)
-    with os.fdopen(writable, "w") as file, os.fdopen(readable, "rb") as reader:
+    pipe.open()
+    told: list[int] = []
+    writer = Writer(lambda signal, reason: lost.append((signal, reason)), recovered=told.append)
+    offered = 2_000
+    for number in range(offered):  # 10 MB, of which a pipe and a backlog take the half
+        writer.write(f"{number} " + "x" * 5_000)
+    assert set(lost) == {("logs", "queue_full")}
+    kept = offered - len(lost)
+    taken = pipe.read_until(lambda taken: taken.count(b"\n") >= kept)
+    lines = taken.decode().splitlines()
+    numbers = [int(line.split()[0]) for line in lines]
+    assert (numbers, len(set(numbers))) == (sorted(numbers), kept), "each once, in order"
+    assert {len(line) - len(line.split()[0]) for line in lines} == {5_001}, "in one piece"
+    writer.flush(5)
+    until(lambda: told == [len(lost)])
+    writer.write("again")
+    assert pipe.read_until(lambda taken: b"\n" in taken) == b"again\n"
+
+
+def test_a_line_that_has_to_wait_comes_as_soon_as_somebody_reads(way: str, pipe: Pipe, lost: Lost) -> None:
+    pipe.open()
+    writer = Writer(lambda signal, reason: lost.append((signal, reason)))
+    for _ in range(40):
+        writer.write("y" * 4_000)
+    began = monotonic()
+    pipe.read_until(lambda taken: taken.count(b"\n") == 40)
+    assert monotonic() - began < 1
+    assert lost == []
+
+
+def test_a_reader_that_leaves_while_lines_wait_costs_those_and_no_other(
+    way: str, pipe: Pipe, lost: Lost, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pipe.open()
+    writer = Writer(lambda signal, reason: lost.append((signal, reason)))
+    for _ in range(40):
+        writer.write("y" * 4_000)
+    until(lambda: not select.select((), (pipe.file,), (), 0)[1])  # full
+    os.close(pipe.readable)
+    writer.flush(5)
+    until(lambda: bool(lost))
+    assert {reason for _, reason in lost} == {"write_failed"}
+    assert 1 <= len(lost) < 40, "what the pipe held has been written"
+    with (tmp_path / "out").open("w") as file:
         _as_stdout(monkeypatch, file, real=True)
-        line = "x" * 10_000  # no whole number of them fills a pipe
-        while not lost:
-            writer.write(line)
-        taken = reader.read()
-        writer.write("y")
-        taken += reader.read()
-    assert lost == [("logs", "write_failed")]
-    assert taken.decode().split("\n")[-2] == "y"
+        writer.write("elsewhere")
+        writer.flush(5)
+    assert (tmp_path / "out").read_text().strip() == "elsewhere"
+
+
+def test_what_still_waits_at_the_end_is_counted(pipe: Pipe, writer: Writer, lost: Lost) -> None:
+    pipe.open()
+    for _ in range(40):
+        writer.write("y" * 4_000)
+    writer.flush(0.01)
+    writer.give_up()
+    written = len(pipe.read()) // 4_001
+    assert lost == [("logs", "shutdown")] * (40 - written)
+    assert 0 < written < 40
+
+
+def test_with_the_option_the_application_waits_for_the_reader_and_no_line_is_lost(
+    pipe: Pipe, lost: Lost
+) -> None:
+    pipe.open()
+    writer = Writer(lambda signal, reason: lost.append((signal, reason)), when_full="block")
+    pipe.file.write("printed first\n")
+    writes = threading.Thread(target=lambda: [writer.write("z" * 4_000) for _ in range(40)])
+    writes.start()
+    writes.join(0.2)
+    assert writes.is_alive(), "nobody reads"
+    taken = pipe.read_until(lambda taken: taken.count(b"\n") == 41)
+    writes.join(5)
+    assert taken.startswith(b"printed first\nzzz")
+    assert (writes.is_alive(), lost) == (False, [])
+
+
+def test_a_forked_child_writes_its_own_lines_and_not_those_that_wait_in_its_parent(
+    pipe: Pipe, writer: Writer, lost: Lost
+) -> None:
+    pipe.open()
+    for _ in range(40):
+        writer.write("parent " + "y" * 4_000)
+    child = os.fork()
+    if child == 0:
+        try:
+            writer.write("child")
+            writer.flush(10)
+        finally:
+            os._exit(0)
+    taken = pipe.read_until(lambda taken: taken.count(b"\n") == 41)
+    os.waitpid(child, 0)
+    lines = [line.split()[0] for line in taken.decode().splitlines()]
+    assert (lines.count("parent"), lines.count("child"), lost) == (40, 1, [])
+
+
+def test_a_descriptor_that_comes_to_mean_another_file_is_noticed(
+    writer: Writer, pipe: Pipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pipe.open()
+    now = [100.0]
+    monkeypatch.setattr(outlet, "monotonic", lambda: now[0])
+    writer.write("into the pipe")
+    with (tmp_path / "log").open("w") as file:
+        os.dup2(file.fileno(), pipe.file.fileno())
+    now[0] += outlet.LOOK_EVERY_S
+    writer.write("into the file")
+    assert (tmp_path / "log").read_text() == "into the file\n"
+    assert pipe.read() == b"into the pipe\n"
+
+
+def test_a_file_that_was_turned_over_goes_on_at_its_end(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # logrotate's copytruncate, with the append mode it asks for.
+    with (tmp_path / "log").open("a") as file:
+        _as_stdout(monkeypatch, file, real=True)
+        writer.write("before")
+        os.truncate(tmp_path / "log", 0)
+        writer.write("after")
+    assert (tmp_path / "log").read_text() == "after\n"
 
 
 @pytest.mark.parametrize(
@@ -205,6 +393,7 @@ def test_lines_of_two_processes_on_one_pipe_stay_apart() -> None:
         if child:
             os.waitpid(child, 0)
         else:
+            obskit.shutdown()  # some lines may wait: the pipe is full at times
             os._exit(0)
         """
     )

@@ -43,6 +43,7 @@ class Notes:
         self.counted: list[Any] = []
         self.lines: list[tuple[Any, ...]] = []
         self.broken: set[str] = set()
+        self.placed = False
 
     @property
     def record(self) -> SimpleNamespace:
@@ -74,6 +75,9 @@ class FakeSignal:
     def look(self) -> None:
         if f"{self.name}.look" in self.notes.broken:
             raise Broken
+
+    def placed(self) -> bool:
+        return self.notes.placed
 
     def begin(self, *_seen: Any) -> None:
         self.notes.called(f"{self.name}.begin")
@@ -109,6 +113,9 @@ class FakeTraces(FakeSignal):
 
     def leave(self, token: Any) -> None:
         self.notes.called("traces.leave")
+
+    def goodbye(self) -> None:
+        self.notes.called("traces.goodbye")
 
 
 class FakeMetrics(FakeSignal):

@@ -30,13 +30,16 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "uvicorn-uvloop": ("uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--loop", "uvloop", "{app}"),
     "uvicorn-h11": ("uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--http", "h11", "{app}"),
     "hypercorn": ("hypercorn", "--bind", "{bind}", "--workers", "{workers}", "{app}"),
+    "hypercorn-trio": ("hypercorn", "-k", "trio", "--bind", "{bind}", "--workers", "{workers}", "{app}"),
     "granian": (
         "granian", "--interface", "asgi", "--host", "127.0.0.1", "--port", "{port}", "--workers", "{workers}", "{app}",
     ),
     "gunicorn-sync": ("gunicorn", "-k", "sync", "-w", "{workers}", "-b", "{bind}", "{app}"),
     "gunicorn-gthread": ("gunicorn", "-k", "gthread", "--threads", "4", "-w", "{workers}", "-b", "{bind}", "{app}"),
+    "gunicorn-gevent": ("gunicorn", "-k", "gevent", "-w", "{workers}", "-b", "{bind}", "{app}"),
     "gunicorn-uvicorn": ("gunicorn", "-k", "uvicorn_worker.UvicornWorker", "-w", "{workers}", "-b", "{bind}", "{app}"),
     "waitress": ("waitress", "--listen={bind}", "{app}"),
+    "wsgiref": ("tests.support.same_bytes.serve_wsgiref", "{port}", "{app}"),
 }  # fmt: skip
 
 

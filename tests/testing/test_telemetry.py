@@ -99,6 +99,7 @@ def test_log_lines_are_all_but_the_canonical_ones(install: Install) -> None:
         return ok(environ, start_response)
 
     served = install(app, log_format="console")
+    served.pipeline.begin()  # which says what was installed
     with Telemetry() as seen:
         talk_wsgi(served)
         (line,) = seen.log_lines

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from tests.torture.visitors import Visitors
@@ -49,13 +49,30 @@ def _processes() -> Iterator[int]:
     return (int(name) for name in os.listdir("/proc") if name.isdigit())
 
 
+KINDS = (
+    "term", "kill", "abort", "kill_two", "die", "crash", "hang", "stop_worker", "reload", "one_more_and_one_less",
+    "upgrade",
+)  # fmt: skip
+
+
 class Faults:
     """Faults of all kinds in a shuffled order, over and over, in a thread of its own until `stop`."""
 
     def __init__(
-        self, master: int, visitors: Visitors, every_s: float, seed: int, *, upgrades: bool, hang_s: float
+        self,
+        master: int,
+        visitors: Visitors,
+        every_s: float,
+        seed: int,
+        *,
+        upgrades: bool,
+        hang_s: float,
+        only: Collection[str] = (),
     ) -> None:
-        """`upgrades`: the server knows USR2. `hang_s`: a worker that hangs is killed by its server after about that."""
+        """`upgrades`: the server knows USR2. `hang_s`: a worker that hangs is killed by its server after about that.
+
+        `only` these kinds (names of methods); all of them when empty.
+        """
         self.master = master
         self.done: Counter[str] = Counter()
         self.problems: list[str] = []
@@ -81,6 +98,7 @@ class Faults:
         ]
         if upgrades:
             self._kinds.append(self.upgrade)
+        self._kinds = [kind for kind in self._kinds if not only or kind.__name__ in only]
 
     def start(self) -> None:
         self._thread.start()

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +23,8 @@ from tests.support.prometheus import PrometheusServer
 from tests.support.servers import Server
 from tests.torture import books, ledger
 from tests.torture.books import Claim
-from tests.torture.faults import Faults, children, lives
-from tests.torture.scraper import Scraper, samples, scrape, total
+from tests.torture.faults import KINDS, Faults, children, lives
+from tests.torture.scraper import DURATION_COUNT, Scraper, lag_s, samples, scrape, total
 from tests.torture.visitors import Visitors
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +34,8 @@ MAX_SCRAPE_S = 0.050
 LAST_SCRAPES = 11
 # In each third of a run: workers that have only just begun make single samples small.
 MIN_SAMPLES = 10
-DURATION_COUNT = "http_server_request_duration_seconds_count"
+MAX_LAG_S = 10.0
+"""Only an heir counts what a worker had answered when it died; one that hangs dies when its server gives up on it."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +99,16 @@ def run(
     recycle: int = 400,
     visitors: int = 12,
     seed: int = 1,
+    only: Collection[str] = (),
 ) -> list[Tortured]:
-    """Torture the targets for `seconds`, all at the same time; `every_s` is the mean pause between two faults."""
+    """Torture the targets for `seconds`, all at the same time; `every_s` is the mean pause between two faults.
+
+    `only` these kinds of faults; all when empty.
+    """
     with ExitStack() as stack:
         rooms = [
-            _Room(target, directory / target.name, recycle, visitors, every_s, seed) for target in targets
+            _Room(target, directory / target.name, recycle, visitors, every_s, seed, only)
+            for target in targets
         ]
         for room in rooms:
             stack.enter_context(room.server)
@@ -128,7 +134,14 @@ class _Room:
     """One server with its visitors, its faults and its scraper."""
 
     def __init__(
-        self, target: Target, directory: Path, recycle: int, visitors: int, every_s: float, seed: int
+        self,
+        target: Target,
+        directory: Path,
+        recycle: int,
+        visitors: int,
+        every_s: float,
+        seed: int,
+        only: Collection[str],
     ) -> None:
         self.target = target
         directory.mkdir(parents=True)
@@ -153,7 +166,7 @@ class _Room:
         if target.upgrades:  # USR2 starts argv anew, which `python -m` is not in
             script = Path(sys.executable).with_name(self.server.command[2])
             self.server.command[1:3] = [str(script)]
-        self._visitors, self._every_s, self._seed = visitors, every_s, seed
+        self._visitors, self._every_s, self._seed, self._only = visitors, every_s, seed, only
 
     def begin(self) -> None:
         name, port = self.target.name, self.server.port
@@ -165,6 +178,7 @@ class _Room:
             self._seed,
             upgrades=self.target.upgrades,
             hang_s=self.target.hang_s,
+            only=self._only,
         )
         self.scraper = Scraper(port)
         self.began = time.monotonic()
@@ -241,6 +255,7 @@ class _Room:
             if series.startswith("obskit_internal_errors_total") and value
         }
         middle = statistics.median(seconds)
+        lag = lag_s(self.visitors.answered_at, self.scraper.counted)
         return [
             Claim(
                 "no counter fell between two scrapes of ours",
@@ -252,6 +267,11 @@ class _Room:
                 "resets() of all counters is 0 in Prometheus",
                 not resets and answered > 0,
                 f"{sum(resets.values()):.0f} in {answered} of {scrapes} scrapes {resets or ''}",
+            ),
+            Claim(
+                "every scrape counts what was answered",
+                lag <= MAX_LAG_S,
+                f"an answer was missing for {lag:.2f} s at most",
             ),
             Claim("nothing is in flight at the end", active == 0, f"{active:.0f}"),
             Claim("no error of our own", not errors, f"{errors or 0}"),
@@ -356,6 +376,7 @@ def main(arguments: Sequence[str]) -> int:
         "--visitors", type=int, default=12, help="clients at a time per server, 12 by default"
     )
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the random choices")
+    parser.add_argument("--fault", action="append", choices=KINDS, help="a kind of fault; all by default")
     parser.add_argument("--only", choices=[target.name for target in TARGETS], help="one server alone")
     parser.add_argument("--keep", type=Path, help="an empty folder for logs, ledgers and Prometheus' data")
     options = parser.parse_args(arguments)
@@ -370,6 +391,7 @@ def main(arguments: Sequence[str]) -> int:
             recycle=options.recycle,
             visitors=options.visitors,
             seed=options.seed,
+            only=options.fault or (),
         )
     sys.stdout.write(f"seed {options.seed}\n{report(results)}\n")
     return 0 if all(claim.held for one in results for claim in one.claims) else 1

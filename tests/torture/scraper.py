@@ -6,9 +6,11 @@ import http.client
 import re
 import threading
 import time
+from collections.abc import Sequence
 
 EVERY_S = 0.2
 TIMEOUT_S = 2.0
+DURATION_COUNT = "http_server_request_duration_seconds_count"
 
 _TYPE = re.compile(r"^# TYPE (\S+) (\S+)$", re.M)
 
@@ -67,6 +69,15 @@ def total(text: str, name: str) -> float:
     return sum(value for series, value in samples(text).items() if series.partition("{")[0] == name)
 
 
+def lag_s(answered_at: Sequence[float], counted: Sequence[tuple[float, float]]) -> float:
+    """For how long, at most, an answer that a client had as a whole was missing from the counter.
+
+    `answered_at` is when each answer was whole; of each scrape `counted` has when it was asked for, and its count.
+    """
+    behind = [asked - answered_at[int(count)] for asked, count in counted if count < len(answered_at)]
+    return max([0.0, *behind])
+
+
 class Scraper:
     """Scrapes over and over in a thread of its own, until `stop`."""
 
@@ -79,6 +90,8 @@ class Scraper:
         """Scrapes without an answer: the worker that took the connection died or hung."""
         self.fallen: list[str] = []
         self.seconds: list[float] = []
+        self.counted: list[tuple[float, float]] = []
+        """When each scrape was asked for (monotonic clock), and how many requests it counted."""
         self.most_series = 0
 
     def start(self) -> None:
@@ -91,6 +104,7 @@ class Scraper:
     def _run(self) -> None:
         before: dict[str, float] = {}
         while not self._stopping.wait(EVERY_S):
+            asked = time.monotonic()
             try:
                 text, seconds = scrape(self._port)
             except (OSError, http.client.HTTPException):
@@ -99,6 +113,7 @@ class Scraper:
             after = cumulative(text)
             self.fallen += fell(before, after)
             before = after
+            self.counted.append((asked, total(text, DURATION_COUNT)))
             self.pages += 1
             self.seconds.append(seconds)
             self.most_series = max(self.most_series, len(after))

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from .books import Books, claims, read_lines
+from .faults import KINDS, Faults
 from .run import report, run
-from .scraper import cumulative, fell
+from .scraper import cumulative, fell, lag_s
 from .visitors import trace_of
 
 SECONDS = 18.0
@@ -111,3 +112,20 @@ def test_a_counter_that_falls_or_goes_is_seen_and_nothing_else():
     assert fell(before, cumulative(PAGE.replace("d_sum 0.5", "d_sum 0.4"))) == ["d_sum: 0.5 then 0.4"]
     gone = PAGE.replace('x_total{a="1"} 5.0\n', "")
     assert fell(before, cumulative(gone)) == ['x_total{a="1"}: 5.0 then None']
+
+
+def test_an_answer_that_a_scrape_does_not_count_yet_is_seen_with_how_long_it_was_missing():
+    answered_at = [1.0, 2.0, 3.0]
+    assert lag_s(answered_at, [(1.5, 1.0), (2.5, 2.0), (4.0, 3.0)]) == 0.0
+    assert lag_s(answered_at, [(1.5, 1.0), (2.5, 1.0), (3.5, 1.0), (4.0, 3.0)]) == 1.5
+    assert lag_s(answered_at, [(0.5, 0.0)]) == 0.0, (
+        "what was answered behind the scrape is not missing from it"
+    )
+
+
+def test_each_kind_of_fault_can_be_had_alone():
+    visitors = None
+    for kind in KINDS:
+        faults = Faults(0, visitors, 1.0, 1, upgrades=True, hang_s=1.0, only=[kind])
+        assert [one.__name__ for one in faults._kinds] == [kind]
+    assert len(Faults(0, visitors, 1.0, 1, upgrades=True, hang_s=1.0)._kinds) == len(KINDS)

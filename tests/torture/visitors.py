@@ -45,6 +45,8 @@ class Visitors:
         self.fates: dict[str, str] = {}
         self.moments: dict[str, tuple[float, float]] = {}
         """When each request was sent and when its fate was known, in seconds since the epoch."""
+        self.answered_at: list[float] = []
+        """When each answer was whole, in the order in which they were (monotonic clock)."""
         self.wrong: list[str] = []
         """Answers that were whole and not what was asked for."""
         self._loop = asyncio.new_event_loop()
@@ -145,6 +147,8 @@ class Visitors:
         return f"/{kind}", b"", f"{request_id} {kind}".encode()
 
     def _fate(self, request_id: str, fate: str, sent: float) -> None:
+        if fate == ANSWERED:
+            self.answered_at.append(time.monotonic())
         self.fates[request_id] = fate
         self.moments[request_id] = (sent, time.time())
 

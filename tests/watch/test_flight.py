@@ -750,3 +750,31 @@ def test_the_prefix_the_server_serves_under_is_no_part_of_the_path_whose_route_i
     other.bury()
     (line,) = other.told()
     assert (line["http_route"], line["url_path"]) == (asked, path)
+
+
+def test_whatever_lies_in_place_of_a_record_hangs_nobody_and_is_not_followed(
+    hire: Hire, tmp_path: Path
+) -> None:
+    one, other = hire(), hire()
+    one.open()
+    member = next(member for member in other.workers.members() if member.token == one.workers.token)
+    record, path = tmp_path / "elsewhere", Path(member.path(flight.KIND))
+    path.rename(record)
+    path.symlink_to(record)
+    with pytest.raises(OSError, match="symbolic links"):
+        flight.count(member)
+    path.unlink()
+    os.mkfifo(path)  # an open of a pipe that nobody writes to waits for ever
+    with pytest.raises(OSError, match="no regular file"):
+        flight.count(member)
+    path.unlink()
+    record.rename(path)
+    os.truncate(path, 2**40)
+    assert flight.count(member) == 1, "no more is read of it than a worker may have written"
+
+
+def test_a_secret_in_a_path_is_in_no_file(hire: Hire) -> None:
+    token = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U"
+    one = hire()
+    one.open(f"/reset/{token}")
+    assert token.encode() not in Path(one.workers.path(flight.KIND)).read_bytes()

@@ -24,6 +24,7 @@ from obskit.names import EVENT_LOOP_LAG, Metric
 from obskit.watch import loop as watched
 from obskit.watch.loop import BEAT_S, LoopWatch
 from obskit.watch.processor import NOTHING, Used
+from obskit.watch.vantage import Vantage, vantage
 from tests.support.recording import SceneHere, make_pipeline
 
 DEADLINE_S = 10.0
@@ -438,6 +439,21 @@ def test_without_a_loop_of_asyncio_there_is_nothing_to_watch(runs: Any) -> None:
     assert watch.every_s == 0
     watch.tick()
     watch.shutdown()
+
+
+def test_a_loop_that_has_been_closed_by_now_is_not_watched() -> None:
+    """A test client's: it is closed before the thread that begins has come to it."""
+
+    async def first_request() -> Vantage:
+        return vantage()
+
+    seen = asyncio.run(first_request())
+    assert seen.loop is not None
+    assert seen.loop.is_closed()
+    watch = LoopWatch(SimpleNamespace(vantage=seen))  # type: ignore[arg-type]
+    watch.begin()
+    assert watch.every_s == 0
+    watch.tick()
 
 
 def _async(work: Callable[[], None]) -> Callable[[], Coroutine[Any, Any, None]]:

@@ -96,10 +96,11 @@ def test_of_both_headers_the_better_known_one_counts_at_both_doors(
         return {"type": "http.request", "body": b"", "more_body": False}
 
     headers = [(b"x-request-start", started.encode()), (b"x-queue-start", queued.encode())][::order]
-    door = install(asgi, interface="asgi", log_format="json")
+    ours = {"log_format": "json", "trusted_proxies": ["loopback", "unix"]}
+    door = install(asgi, interface="asgi", **ours)
     asyncio.run(door(http_scope("/asgi", headers=headers), nothing, nothing))
     environ = {"HTTP_X_REQUEST_START": started, "HTTP_X_QUEUE_START": queued, "REQUEST_METHOD": "GET"}
-    door = install(wsgi, interface="wsgi", log_format="json")
+    door = install(wsgi, interface="wsgi", **ours)
     answer = door({"PATH_INFO": "/wsgi", **environ}, lambda *_: lambda _data: None)
     list(answer)
     answer.close()

@@ -14,6 +14,7 @@ from obskit.exchange import Exchange
 from obskit.names import Metric
 from obskit.watch import stuck
 from obskit.watch.stuck import StuckWatch
+from obskit.watch.vantage import vantage
 from obskit.wsgi_input import Input
 from tests.support.recording import make_pipeline
 
@@ -45,6 +46,7 @@ class World:
             pipeline=self.pipeline,
             metrics=self,
             flight=SimpleNamespace(in_flight=self.in_flight),
+            vantage=vantage(),
         )
 
     def set(self, metric: Metric, value: float, *labels: str) -> None:

@@ -11,6 +11,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any, Protocol
 
+from obskit import context
 from obskit.pipeline import Pipeline
 
 
@@ -32,6 +33,14 @@ class Adapter(Protocol):
     #   own_tracer_provider(app)   the provider the user gave to the framework's own telemetry
     #   console_handlers(app)      (logger, handler) pairs the framework brings along
     #   route_for(app, method, path)  the route that a request would meet: for what is rare, the record has it at close
+
+
+def failed(stage: str, error: BaseException) -> None:
+    """Count an error of an adapter with the request it happened in. Never raises."""
+    try:
+        context._failed(context.current(), stage, error)
+    except Exception:
+        return  # nobody is left to count it
 
 
 def find(app: Any) -> Adapter | None:

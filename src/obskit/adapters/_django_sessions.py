@@ -27,6 +27,7 @@ from django.core import signing
 from django.db import connections, router, transaction
 from django.utils.deprecation import MiddlewareMixin
 
+from obskit.adapters import failed
 from obskit.context import current
 from obskit.exchange import Exchange, SessionFacts
 
@@ -107,7 +108,7 @@ def _before_view(request: Any, *_: Any) -> None:
         if session is not None and _came_back_empty(session):
             _found_nothing(session)
     except Exception as error:
-        _failed(error)
+        failed("adapter.session", error)
 
 
 async def _before_async_view(request: Any, *_: Any) -> None:
@@ -116,13 +117,7 @@ async def _before_async_view(request: Any, *_: Any) -> None:
         if session is not None and _came_back_empty(session):
             await _afound_nothing(session)
     except Exception as error:
-        _failed(error)
-
-
-def _failed(error: BaseException) -> None:
-    exchange = current()
-    if exchange is not None:
-        exchange.pipeline.failed("adapter.session", error)
+        failed("adapter.session", error)
 
 
 class _Observed(SessionBase):  # type: ignore[misc]
@@ -196,8 +191,8 @@ def _why_unreadable(signed: str, salt: str, serializer: Any, max_age: Any = None
 
 
 def _found_nothing(session: Any) -> None:
-    exchange, cookie, key = session._obskit_watch
     try:
+        exchange, cookie, key = session._obskit_watch
         if _open(exchange):
             reason = _reason(session, cookie, key)
             if reason == "missing" and isinstance(session, DatabaseStore) and _row_exists(session, key):
@@ -205,12 +200,12 @@ def _found_nothing(session: Any) -> None:
             if reason:
                 exchange.session = SessionFacts(cookie, reason)
     except Exception as error:
-        exchange.pipeline.failed("adapter.session", error)
+        failed("adapter.session", error)
 
 
 async def _afound_nothing(session: Any) -> None:
-    exchange, cookie, key = session._obskit_watch
     try:
+        exchange, cookie, key = session._obskit_watch
         if _open(exchange):
             reason = _reason(session, cookie, key)
             if reason == "missing" and isinstance(session, DatabaseStore):
@@ -219,7 +214,7 @@ async def _afound_nothing(session: Any) -> None:
             if reason:
                 exchange.session = SessionFacts(cookie, reason)
     except Exception as error:
-        exchange.pipeline.failed("adapter.session", error)
+        failed("adapter.session", error)
 
 
 def _open(exchange: Exchange) -> bool:
@@ -251,12 +246,12 @@ def _row_exists(session: Any, key: str) -> bool:
 
 
 def _ends(session: Any, session_key: str | None) -> None:
-    exchange, cookie, key = session._obskit_watch
     try:
+        exchange, cookie, key = session._obskit_watch
         going = session.session_key if session_key is None else session_key
         if going == key and _open(exchange):
             exchange.session = SessionFacts(cookie, ended=True)
             # Before the row goes: another tab may ask for it while this request still runs.
             exchange.pipeline.session_ended(exchange)
     except Exception as error:
-        exchange.pipeline.failed("adapter.session", error)
+        failed("adapter.session", error)

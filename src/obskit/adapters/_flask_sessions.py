@@ -11,6 +11,7 @@ from typing import Any
 import flask
 from flask.sessions import SecureCookieSessionInterface
 
+from obskit.adapters import failed
 from obskit.exchange import Exchange, SessionFacts
 
 # Flask 3.2 made one context of two.
@@ -24,7 +25,7 @@ def look(exchange: Exchange) -> None:
         if "HTTP_COOKIE" in context.request.environ and not _session(context):
             _note_lost(exchange, context)
     except Exception as error:
-        exchange.pipeline.failed("adapter.session", error)
+        failed("adapter.session", error)
 
 
 def note_ended(exchange: Exchange) -> None:
@@ -41,7 +42,7 @@ def note_ended(exchange: Exchange) -> None:
             if cookie:
                 exchange.session = SessionFacts(cookie, ended=True)
     except Exception as error:
-        exchange.pipeline.failed("adapter.session", error)
+        failed("adapter.session", error)
 
 
 def _session(context: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 
+from obskit.adapters import failed
 from obskit.asgi import MARK
 from obskit.context import current
 from obskit.exchange import SessionFacts
@@ -67,9 +68,9 @@ def _listen(signer: Any) -> None:
         try:
             value = unsign(signed_value, *args, **kwargs)
         except Exception as error:
-            _note(signed_value, _reason(error))
+            _note(signed_value, error)
             raise
-        _note(signed_value, "")
+        _note(signed_value, None)
         return value
 
     signer.unsign = listening
@@ -82,16 +83,16 @@ def _reason(error: BaseException) -> str:
     return "bad_signature" if "BadSignature" in kinds else ""
 
 
-def _note(signed: Any, lost: str) -> None:
-    exchange = current()
-    if exchange is None or exchange.closed or exchange.session is not None:
-        return
+def _note(signed: Any, refused: Exception | None) -> None:
     try:
+        exchange = current()
+        if exchange is None or exchange.closed or exchange.session is not None:
+            return
         cookie = signed.decode("utf-8", "replace") if isinstance(signed, bytes) else str(signed)
         if cookie not in _NO_SESSION:
-            exchange.session = SessionFacts(cookie, lost)
+            exchange.session = SessionFacts(cookie, "" if refused is None else _reason(refused))
     except Exception as error:
-        exchange.pipeline.failed("adapter.session", error)
+        failed("adapter.session", error)
 
 
 def note_ended(scope: Any) -> None:

@@ -18,6 +18,7 @@ from django.core.signals import got_request_exception
 from django.urls import Resolver404, get_resolver, resolve
 
 from obskit.adapters import _django_sessions as sessions
+from obskit.adapters import failed
 from obskit.asgi import AsgiDoor
 from obskit.context import current
 from obskit.pipeline import Pipeline
@@ -82,7 +83,7 @@ def attach(app: Any, pipeline: Pipeline) -> Any:
         door = _attach_wsgi(app, pipeline)
     got_request_exception.connect(_note_exception, dispatch_uid="obskit")
     try:
-        sessions.watch(app, is_async=isinstance(app, ASGIHandler))
+        sessions.watch(_handlers(app)[-1], is_async=isinstance(app, ASGIHandler))
     except Exception as error:  # a handler that is not built as we know it
         pipeline.failed("adapter.session", error)
     app._obskit_door = door  # a second install of the handler itself gives back the same door
@@ -94,9 +95,27 @@ def attached(app: Any) -> Any:
     return app._obskit_door
 
 
-def _attach_wsgi(app: Any, pipeline: Pipeline) -> WsgiDoor:
-    get_response = app.get_response
+_MAX_HANDLERS = 8
 
+
+def _handlers(app: Any) -> list[Any]:
+    """This handler and those inside it: one for static files hands on what is none of its business."""
+    found = [app]
+    while len(found) < _MAX_HANDLERS:
+        inner = getattr(found[-1], "application", None)
+        if not isinstance(inner, WSGIHandler | ASGIHandler) or is_attached(inner):
+            break
+        found.append(inner)
+    return found
+
+
+def _attach_wsgi(app: Any, pipeline: Pipeline) -> WsgiDoor:
+    for handler in _handlers(app):
+        handler.get_response = _observed(handler.get_response)
+    return WsgiDoor(app, pipeline)
+
+
+def _observed(get_response: Any) -> Any:
     def observed_get_response(request: Any) -> Any:
         try:
             response = get_response(request)
@@ -106,41 +125,42 @@ def _attach_wsgi(app: Any, pipeline: Pipeline) -> WsgiDoor:
         _note_route(request, response)
         return response
 
-    app.get_response = observed_get_response
-    return WsgiDoor(app, pipeline)
+    return observed_get_response
 
 
 def _attach_asgi(app: Any, pipeline: Pipeline) -> AsgiDoor:
-    get_response_async = app.get_response_async
-
-    async def observed_get_response(request: Any) -> Any:
-        try:
-            response = await get_response_async(request)
-        except BaseException:
-            _note_route(
-                request, None
-            )  # cancelled, because the client has left: the route is known all the same
-            raise
-        _note_route(request, response)
-        return response
-
-    app.get_response_async = observed_get_response
+    for handler in _handlers(app):
+        handler.get_response_async = _observed_async(handler.get_response_async)
     # Django refuses the lifespan scope, so no server would ever tell it to shut down: the door listens instead.
     return AsgiDoor(app, pipeline, answers_lifespan=True)
 
 
+def _observed_async(get_response_async: Any) -> Any:
+    async def observed_get_response(request: Any) -> Any:
+        try:
+            response = await get_response_async(request)
+        except BaseException:
+            # Cancelled, because the client has left: the route is known all the same.
+            _note_route(request, None)
+            raise
+        _note_route(request, response)
+        return response
+
+    return observed_get_response
+
+
 def _note_route(request: Any, response: Any) -> None:
-    exchange = current()
-    if exchange is None or exchange.closed or exchange.http_route is not None:
-        return
     try:
+        exchange = current()
+        if exchange is None or exchange.closed or exchange.http_route is not None:
+            return
         match = request.resolver_match
         if match is not None:
             exchange.http_route = template(match.route)
         elif response is not None and response.status_code in (301, 308):
             exchange.http_route = _redirected(request)
     except Exception as error:
-        exchange.pipeline.failed("adapter.route", error)
+        failed("adapter.route", error)
 
 
 def _redirected(request: Any) -> str | None:
@@ -202,11 +222,14 @@ def _group_name(group: str) -> str:
 
 def _note_exception(sender: Any, request: Any = None, **_: Any) -> None:
     """Django answers an unhandled exception with a 500; the record keeps what it was."""
-    exchange = current()
-    error = sys.exc_info()[1]
-    if exchange is None or exchange.closed or error is None:
-        return
-    exchange.exception = error
-    exchange.exception_handled = True
+    try:
+        exchange = current()
+        error = sys.exc_info()[1]
+        if exchange is None or exchange.closed or error is None:
+            return
+        exchange.exception = error
+        exchange.exception_handled = True
+    except Exception as failure:
+        failed("adapter.exception", failure)
     if request is not None:
         _note_route(request, None)

@@ -1,9 +1,19 @@
-"""Flask: around the instance's wsgi_app, the rule from the request that is still there when the response starts."""
+"""Flask: around the instance's wsgi_app, the rule from the request that is still there when the response starts.
+
+A Flask application is free as soon as nobody refers to it, and one that is served as `create_app().wsgi_app` lives as
+long as that bound method. A door in the instance's own attributes would be a cycle with the first, and a door that
+knew the application weakly would break the second. So the instance is given a class in front of its own, which has
+`wsgi_app` as the method it was before; the application's class stays as it is.
+"""
 
 from __future__ import annotations
 
+import inspect
 import logging
 import sys
+import weakref
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import flask
@@ -12,9 +22,10 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import RequestRedirect, Rule
 
 from obskit.adapters import _flask_sessions as sessions
+from obskit.adapters import failed
 from obskit.context import current
 from obskit.pipeline import Pipeline
-from obskit.wsgi import Environ, WsgiDoor
+from obskit.wsgi import Environ, StartResponse, WsgiDoor
 
 FRAMEWORK = "flask"
 _DOOR = "_obskit_door"
@@ -62,14 +73,67 @@ def console_handlers(app: Any) -> list[tuple[logging.Logger, logging.Handler]]:
 
 def attach(app: Any, pipeline: Pipeline) -> Any:
     _take_over_contrib_spans(app)
-    app.wsgi_app = WsgiDoor(app.wsgi_app, pipeline, _route_of)
-    # Not by looking at wsgi_app: the user may put middleware around it afterwards.
-    setattr(app, _DOOR, True)
+    # The door is a mark, too: not by looking at wsgi_app, for the user may put middleware around it afterwards.
+    if not _stand_in_front(app, pipeline):
+        app.wsgi_app = WsgiDoor(app.wsgi_app, pipeline, _route_of)
+        setattr(app, _DOOR, app.wsgi_app)
+    pipeline.route_for = _without_holding(app)
     flask.got_request_exception.connect(_note_exception, app)
     # In front of the application's own functions, and behind them.
     app.before_request_funcs.setdefault(None, []).insert(0, _before_request)
     app.after_request_funcs.setdefault(None, []).insert(0, _after_request)
     return app
+
+
+def _stand_in_front(app: Any, pipeline: Pipeline) -> bool:
+    """Give the instance a class whose `wsgi_app` goes through the door; False where that cannot be done.
+
+    It cannot where the application already has a `wsgi_app` of its own (middleware, which is a cycle anyway), or a
+    class that refuses to be derived from.
+    """
+    cls = type(app)
+    served = getattr(cls, "wsgi_app", None)
+    if "wsgi_app" in vars(app) or not inspect.isfunction(served):
+        return False
+    known = weakref.ref(app)
+
+    @wraps(served)
+    def wsgi_app(self: Any, environ: Environ, start_response: StartResponse) -> Any:
+        try:
+            door = vars(self).get(_DOOR)
+        except Exception:
+            door = None
+        # An instance that the application made of its own type has no door.
+        return served(self, environ, start_response) if door is None else door(environ, start_response)
+
+    def behind(environ: Environ, start_response: StartResponse) -> Any:
+        # Whoever called wsgi_app holds the application.
+        return served(known(), environ, start_response)
+
+    names = {
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+        "wsgi_app": wsgi_app,
+    }
+    derive: Any = type(cls)
+    try:
+        app.__class__ = derive(cls.__name__, (cls,), names)
+    except Exception:
+        return False
+    setattr(app, _DOOR, WsgiDoor(behind, pipeline, _route_of))
+    return True
+
+
+def _without_holding(app: Any) -> Callable[[str, str], str | None]:
+    """`route_for` of this application, which the pipeline is not to keep alive: pipelines stay until shutdown."""
+    known = weakref.ref(app)
+
+    def route_of_request(method: str, path: str) -> str | None:
+        living = known()
+        return None if living is None else route_for(living, method, path)
+
+    return route_of_request
 
 
 def _take_over_contrib_spans(app: Any) -> None:
@@ -92,21 +156,24 @@ def _take_over_contrib_spans(app: Any) -> None:
 
 def _before_request() -> None:
     """The route is named at once: a worker may be stopped in the middle of the request."""
-    exchange = current()
-    if exchange is None or exchange.closed:
-        return
     try:
+        exchange = current()
+        if exchange is None or exchange.closed:
+            return
+        sessions.look(exchange)
         if exchange.http_route is None:
             exchange.http_route = _template(flask.request)
     except Exception as error:
-        exchange.pipeline.failed("adapter.route", error)
-    sessions.look(exchange)
+        failed("adapter.route", error)
 
 
 def _after_request(response: Any) -> Any:
-    exchange = current()
-    if exchange is not None and not exchange.closed:
-        sessions.note_ended(exchange)
+    try:
+        exchange = current()
+        if exchange is not None and not exchange.closed:
+            sessions.note_ended(exchange)
+    except Exception as error:
+        failed("adapter.session", error)
     return response
 
 
@@ -147,13 +214,16 @@ def _rule_behind(error: Any) -> Rule | None:
 
 def _note_exception(_app: Any, exception: BaseException, **_: Any) -> None:
     """Flask answers an unhandled exception with a 500 or lets it through; either way the record keeps it."""
-    exchange = current()
-    if exchange is None or exchange.closed:
-        return
-    exchange.exception = exception
-    exchange.exception_handled = not _propagates()
-    if exchange.http_route is None:
-        exchange.http_route = _template(flask.request)
+    try:
+        exchange = current()
+        if exchange is None or exchange.closed:
+            return
+        exchange.exception = exception
+        exchange.exception_handled = not _propagates()
+        if exchange.http_route is None:
+            exchange.http_route = _template(flask.request)
+    except Exception as error:
+        failed("adapter.exception", error)
 
 
 def _propagates() -> bool:

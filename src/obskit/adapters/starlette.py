@@ -85,20 +85,26 @@ def attach(app: Any, pipeline: Pipeline) -> Any:
         sessions.note_ended(scope)
         return finder(scope, status)
 
-    def wrap(stack: Any) -> AsgiDoor:
-        _silence_contrib_spans(stack)
+    def wrap(stack: Any) -> Any:
+        # Usually within the first request: what fails here costs the telemetry of this application, and no more.
+        try:
+            _silence_contrib_spans(stack)
+            door = AsgiDoor(stack, pipeline, route_of, scope_defaults=ONE_SERVER_SPAN)
+        except Exception as error:
+            pipeline.failed("asgi.open", error)
+            return stack
         try:
             sessions.watch(stack)
         except Exception as error:
             pipeline.failed("adapter.session", error)
-        return AsgiDoor(stack, pipeline, route_of, scope_defaults=ONE_SERVER_SPAN)
+        return door
 
     if app.middleware_stack is not None:
         app.middleware_stack = wrap(app.middleware_stack)
     else:
         build = app.build_middleware_stack
 
-        def build_middleware_stack() -> AsgiDoor:
+        def build_middleware_stack() -> Any:
             return wrap(build())
 
         app.build_middleware_stack = build_middleware_stack
@@ -117,9 +123,19 @@ def _silence_native_spans(app: Any) -> None:
 
 
 def own_tracer_provider(app: Any) -> Any:
-    """The provider the user gave to `FastAPI(telemetry={"tracer_provider": ...})`, if any."""
+    """The provider the user gave to `FastAPI(telemetry={"tracer_provider": ...})`, or to Starlette's middleware.
+
+    Their spans are ours now, and go where the user wanted them.
+    """
     settings = getattr(app, "_telemetry", None)
-    return settings.get("tracer_provider") if isinstance(settings, dict) else None
+    if isinstance(settings, dict):
+        return settings.get("tracer_provider")
+    for middleware in getattr(app, "user_middleware", ()):
+        if getattr(middleware.cls, "__module__", "") == "starlette.middleware.opentelemetry":
+            provider = middleware.kwargs.get("tracer_provider")
+            # One that makes nothing switches that middleware off: it is no place for spans, nor for their ids.
+            return None if type(provider).__name__ == "NoOpTracerProvider" else provider
+    return None
 
 
 class _Everywhere:

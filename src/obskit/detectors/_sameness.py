@@ -67,7 +67,10 @@ def _parts(exchange: Exchange, names: frozenset[bytes], keys: tuple[str, ...]) -
         return None, None
     key = None
     what = f"{exchange.method}\0{exchange.url_path}\0{exchange.client_address}"
-    kept = [what.encode("utf-8", "surrogatepass"), get("query_string", b"")]
+    query = get("query_string", b"")
+    if not isinstance(query, bytes):  # Django's AsyncRequestFactory
+        query = str(query).encode("utf-8", "surrogatepass")
+    kept = [what.encode("utf-8", "surrogatepass"), query]
     for name, value in headers:
         if name in names:
             kept += (name, value)

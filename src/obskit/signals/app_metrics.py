@@ -234,7 +234,9 @@ def fold(member: Member) -> None:
 def _write(path: str, data: bytes) -> None:
     new = f"{path}.new"
     try:
-        with open(new, "wb", opener=lambda name, flags: os.open(name, flags | os.O_CLOEXEC, 0o600)) as file:
+        # No link in its place may lead us to write into another file.
+        further = os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(new, "wb", opener=lambda name, flags: os.open(name, flags | further, 0o600)) as file:
             file.write(data)
         os.replace(new, path)
     except BaseException:

@@ -14,9 +14,12 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from contextvars import ContextVar
 from typing import Any
 
 from obskit.context import current
+from obskit.plain import message_of
+from obskit.refusals import without_values
 from obskit.signals import structured
 
 _SERVERS = (
@@ -36,11 +39,25 @@ _ACCESS = ("uvicorn.access", "gunicorn.access", "hypercorn.access", "granian.acc
 _RECORD_KEYS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 # uvicorn's coloured copy of the message; Django's request object, whose text holds the query string.
 _RECORD_KEYS |= {"color_message", "request", "server_time"}
+# Whose messages hold whole URLs: what stands in a query is no log's business.
+_TELL_URLS = frozenset(
+    {
+        "httpx",
+        "httpcore",
+        "urllib3",
+        "requests",
+        "aiohttp",
+        "botocore",
+        "werkzeug",
+        *(name.partition(".")[0] for name in _ACCESS),
+    }
+)
 _WERKZEUG_ACCESS = " - - ["
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _NOTHING = 100
 _LEVELS = {10: "debug", 20: "info", 30: "warning", 40: "error", 50: "critical"}
 
+_reading: ContextVar[bool] = ContextVar("obskit_reading", default=False)
 _undo: list[tuple[Any, ...]] = []
 _users: list[Any] = []
 _handler: CaptureHandler | None = None
@@ -51,13 +68,31 @@ class CaptureHandler(logging.Handler):
     """Turns a LogRecord into a line of ours. Never raises, whatever was logged."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        sink = structured.active()
-        if sink is None:
-            return
+        sink = token = None
         try:
+            sink = structured.active()
+            if sink is None:
+                return
+            if _reading.get():
+                # What the record holds logs while it is asked for its text: that line would never end.
+                sink.dropped("recursion")
+                return
+            token = _reading.set(True)
             self._pass_on(record, sink)
         except Exception:  # a record somebody made by hand may hold anything
+            self._unreadable(sink)
+        finally:
+            try:
+                if token is not None:
+                    _reading.reset(token)
+            except Exception:
+                self._unreadable(sink)
+
+    def _unreadable(self, sink: Any) -> None:
+        try:
             sink.emit("error", "obskit.unreadable_record", "obskit", {})
+        except Exception:  # no sink, or none that works: nobody is left who could be told
+            return
 
     def _pass_on(self, record: logging.LogRecord, sink: Any) -> None:
         if record.name in _SERVERS and _release_console(logging.getLogger(record.name), to_root=True):
@@ -76,9 +111,11 @@ class CaptureHandler(logging.Handler):
             try:
                 event = record.getMessage()
             except Exception as error:
-                fields["log_error"] = f"{type(error).__name__}: {error}"
+                fields["log_error"] = f"{type(error).__name__}: {message_of(error)}"
         if werkzeug and isinstance(event, str):
             event = _COLOUR.sub("", event)
+        if isinstance(event, str) and "?" in event and str(record.name).partition(".")[0] in _TELL_URLS:
+            event = without_values(event)
         if record.stack_info:
             fields["stack"] = str(record.stack_info).splitlines()[-40:]
         error_logged = structured.exception_given(record.exc_info, asked=False)

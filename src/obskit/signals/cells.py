@@ -9,13 +9,13 @@ a file that the other workers read. What is written there is counted, also if th
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 import weakref
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import AbstractContextManager
+from json import dumps as _dumps  # ours: an application may put another into the module, and count its calls
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from obskit.signals.shelf import View
 
 # Labels whose values come from code we do not own: at the series limit they are counted under 'other'. The rest
-# (method, status, outcome, level ...) is bounded by definition.
+# (method, status, outcome, level ...) is mostly few values, which stay apart, though of a status an application may
+# send any number: past this many sets of them all is counted in one more, with 'other' for everything.
+OVERFLOW_SETS = 64
+MAX_LABEL = 255
 _Lock = AbstractContextManager[Any]
 _OPEN_LABELS = frozenset(
     {
@@ -54,6 +57,28 @@ def overflown(metric: Metric, values: Labels) -> Labels:
         OVERFLOW if value and label in _OPEN_LABELS else value
         for label, value in zip(metric.labels, values, strict=True)
     )
+
+
+def placed(metric: Metric, values: Labels, count: int, limit: int, *known: Container[Labels]) -> Labels:
+    """The label set under which one is counted when `count` of `limit` sets are there, of which all are `known`."""
+    if count >= limit and not any(values in sets for sets in known):
+        values = overflown(metric, values)
+        if count >= limit + OVERFLOW_SETS and not any(values in sets for sets in known):
+            return (OVERFLOW,) * len(values)
+    return values
+
+
+def shortened(value: str) -> str:
+    """A label value that can be shown: of bounded length, and one that UTF-8 can hold."""
+    if len(value) > MAX_LABEL:
+        value = value[: MAX_LABEL - 1] + "…"
+    # One value that no encoding holds would make every scrape fail.
+    return value.encode("utf-8", "replace").decode("utf-8")
+
+
+def key_of(name: str, values: Labels) -> bytes:
+    """The key of a series in a file."""
+    return _dumps([name, *values], separators=(",", ":"), ensure_ascii=False).encode()
 
 
 class Number:
@@ -157,7 +182,7 @@ def exemplars_in(data: bytes, place: int, buckets: int) -> list[ExemplarFacts | 
 
 
 class _Family:
-    """All series of one metric, by label values in the metric's order, at most `limit` of them."""
+    """All series of one metric, by label values in the metric's order: `limit` of them, and those of the overflow."""
 
     def __init__(self, metric: Metric, limit: int, store: Store) -> None:
         self.metric = metric
@@ -169,16 +194,14 @@ class _Family:
         self._foreign = 0
 
     def _child(self, values: Labels) -> Any:
-        """The cell of one label set; past the limit that of the set with its open labels replaced by 'other'."""
+        """The cell of one label set; past the limit that of the set in which it is counted then."""
         found = self.series.get(values)
         if found is not None:
             return found
-        # One value that no encoding holds would make every scrape fail.
-        values = tuple(value.encode("utf-8", "replace").decode("utf-8") for value in values)
+        values = tuple(map(shortened, values))
         with self._store.lock:
-            full = len(self.series) + self._foreign >= self.limit
-            if full and values not in self.series and values not in self.elsewhere:
-                values = overflown(self.metric, values)
+            count = len(self.series) + self._foreign
+            values = placed(self.metric, values, count, self.limit, self.series, self.elsewhere)
             if values not in self.series:
                 self.series[values] = self._new_cell(*self._store.take(self.metric, values, self.numbers))
                 self._foreign -= values in self.elsewhere
@@ -291,9 +314,8 @@ class Store:
 
     def take(self, metric: Metric, values: Labels, count: int) -> tuple[View, int]:
         """Room for a new series, in memory of this process alone where the file has none. The lock is held."""
-        key = json.dumps([metric.name, *values], separators=(",", ":")).encode()
         try:
-            return self._shelf.take(key, count)
+            return self._shelf.take(key_of(metric.name, values), count)
         except (OSError, ValueError):
             # The disk is full, or the labels are longer than sense: counted all the same, though here alone.
             if not self._failing:  # counting it may take room, too

@@ -9,8 +9,10 @@ from typing import Any
 import structlog
 
 from obskit.exchange import Exchange
+from obskit.plain import MAX_ITEMS, clean, key_of, path_of, plain
 from obskit.redact import REDACTED
-from obskit.signals.lines import plain, text_of, timestamp
+from obskit.signals.lines import timestamp
+from obskit.signals.writer import MAX_LINE_BYTES
 
 # What would move the cursor, ring, retitle the window or fake a line of its own.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -33,28 +35,43 @@ class Renderer:
         """One line, and below it the exception if there is one."""
         shown: dict[str, Any] = {}
         facts = exchange.facts if exchange is not None else None
-        for key, value in {**(facts or {}), **fields}.items():
-            name = _CONTROL.sub(_escaped, text_of(key))
-            if name == "exception" and isinstance(value, Mapping):
-                shown["exception"] = _traceback(value)
+        for key, value in list({**fields, **(facts or {}), **fields}.items())[: 2 * MAX_ITEMS]:
+            name = _CONTROL.sub(_escaped, key_of(key, self._is_secret))
+            if name == "exception" and type(value) is dict:
+                shown["exception"] = _traceback(plain(value, self._is_secret))
             elif value is not None:
                 name = name + "_" if name in _RENDERERS_OWN else name
                 shown[name] = REDACTED if self._is_secret(name) else _visible(plain(value, self._is_secret))
         if exchange is not None:
             shown["request_id"] = exchange.request_id
-        head = {"timestamp": timestamp(), "level": level, "logger": logger, "event": _visible(event)}
-        return str(self._render(None, level, {**head, **shown}))
+        head = {
+            "timestamp": timestamp(),
+            "level": level,
+            "logger": logger,
+            "event": _visible(clean(event, self._is_secret)),
+        }
+        return _bounded(str(self._render(None, level, {**head, **shown})))
 
     def request(self, exchange: Exchange, extra: Mapping[str, Any]) -> str:
         """A canonical line as a person reads it: what was asked, what came of it, and only then the rest."""
         status = "no answer" if exchange.status is None else exchange.status
-        asked = f"{exchange.method} {exchange.url_path[:120]} {status} in {exchange.duration * 1e3:.1f} ms"
+        # The whole path is looked at first: a cut token has no shape any more.
+        path = path_of(exchange, self._is_secret)[:120]
+        asked = f"{exchange.method} {path} {status} in {exchange.duration * 1e3:.1f} ms"
         fields: dict[str, Any] = {"route": exchange.http_route}
         if exchange.outcome != "completed":
             fields["outcome"] = str(exchange.outcome)
         if exchange.findings:
             fields["findings"] = ", ".join(dict.fromkeys(one.finding for one in exchange.findings))
         return self.line(exchange.level, asked, "http.request", exchange, {**fields, **extra})
+
+
+def _bounded(text: str) -> str:
+    data = text.encode("utf-8", "replace") if len(text) * 4 > MAX_LINE_BYTES else b""
+    if len(data) < MAX_LINE_BYTES:
+        return text
+    # Colours end where the line does.
+    return data[: MAX_LINE_BYTES - 64].decode("utf-8", "ignore") + "…\x1b[0m"
 
 
 def _visible(value: Any) -> Any:
@@ -66,8 +83,11 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def _traceback(exception: Mapping[str, Any]) -> str:
-    frames = [
-        f'  File "{f["file"]}", line {f["line"]}, in {f["function"]}' for f in exception.get("frames", ())
+    frames = exception.get("frames")
+    told = [
+        f'  File "{f.get("file")}", line {f.get("line")}, in {f.get("function")}'
+        for f in (frames if type(frames) is list else ())
+        if type(f) is dict
     ]
     last = f"{exception.get('type')}: {exception.get('message')}"
-    return "\n".join(["Traceback (most recent call last):", *frames, str(_visible(last))])
+    return "\n".join(str(_visible(line)) for line in ["Traceback (most recent call last):", *told, last])

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-import traceback
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from json.encoder import encode_basestring
@@ -13,17 +12,27 @@ from typing import Any, Final
 
 from obskit.exchange import Exchange, Finding
 from obskit.names import CANONICAL_EVENT, CANONICAL_KEYS
-from obskit.redact import REDACTED
+from obskit.plain import (
+    MAX_DEPTH,
+    MAX_FRAMES,
+    MAX_ITEMS,
+    MAX_TEXT,
+    IsSecret,
+    agent_of,
+    clean,
+    exception_of,
+    key_of,
+    path_of,
+    plain,
+    text_of,
+)
+from obskit.redact import REDACTED, is_secret_name
 from obskit.signals.writer import MAX_LINE_BYTES
 
-MAX_TEXT: Final = 2_048
-MAX_ITEMS: Final = 64
-MAX_DEPTH: Final = 4
-MAX_FRAMES: Final = 20
 _SHORT_TEXT: Final = 256
 _NOTE_BYTES: Final = 64
-
-IsSecret = Callable[[str], bool]
+# What a reader may take for the end of a line, or a terminal for a command, and JSON lets stand as it is.
+_UNSAFE = re.compile("[\x7f-\x9f\u2028\u2029]")
 
 _second_text: tuple[int, str] = (0, "")
 
@@ -45,74 +54,15 @@ def quote(text: str, limit: int = MAX_TEXT) -> str:
     return encode_basestring(text if len(text) <= limit else text[: limit - 1] + "…")
 
 
+def _visible(quoted: str) -> str:
+    """JSON without a raw control character or line separator: such stand in its strings alone, and there as escapes."""
+    if quoted.isascii() and "\x7f" not in quoted:
+        return quoted
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", quoted)
+
+
 def quote_or_null(text: str | None, limit: int = MAX_TEXT) -> str:
     return "null" if text is None else quote(text, limit)
-
-
-def plain(value: Any, is_secret: IsSecret, depth: int = 0) -> Any:
-    """`value` as JSON can hold it: bounded in depth, items and length; secrets by key redacted. Never raises."""
-    try:
-        return _plain(value, is_secret, depth)
-    except Exception:
-        return f"<{type(value).__name__}>"  # it raises when it is only looked at
-
-
-def _plain(value: Any, is_secret: IsSecret, depth: int) -> Any:
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        return text_of(value)
-    if isinstance(value, int):
-        # int subclasses (enums) as the number they are; numbers beyond 64 bits as text, readers would round them.
-        return int(value) if -(2**63) <= value < 2**63 else text_of(value)
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else str(value)
-    if depth < MAX_DEPTH:
-        if isinstance(value, Mapping):
-            return _mapping(value, is_secret, depth)
-        if isinstance(value, list | tuple | set | frozenset):
-            return [
-                plain(item, is_secret, depth + 1) for _, item in zip(range(MAX_ITEMS), value, strict=False)
-            ]
-    if isinstance(value, BaseException):
-        return exception_of(value)
-    return text_of(value)
-
-
-def _mapping(value: Mapping[Any, Any], is_secret: IsSecret, depth: int) -> Any:
-    try:
-        pairs = [
-            (text_of(key), item) for _, (key, item) in zip(range(MAX_ITEMS), value.items(), strict=False)
-        ]
-    except Exception:
-        return text_of(value)
-    return {key: REDACTED if is_secret(key) else plain(item, is_secret, depth + 1) for key, item in pairs}
-
-
-def text_of(value: Any) -> str:
-    """`str(value)`, cut at 2,048 characters. Never raises."""
-    try:
-        text = str.__str__(value) if isinstance(value, str) else str(value)
-    except Exception as error:
-        text = f"<{type(value).__name__}: {type(error).__name__} in str()>"
-    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
-
-
-def exception_of(error: BaseException) -> dict[str, Any]:
-    """Type, message and frames (innermost last, without locals or source text) of an exception."""
-    frames = [
-        {"file": frame.filename, "line": frame.lineno, "function": frame.name}
-        for frame in traceback.StackSummary.extract(
-            traceback.walk_tb(error.__traceback__), limit=-MAX_FRAMES, lookup_lines=False
-        )
-    ]
-    kind = type(error)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    found: dict[str, Any] = {"type": name, "message": text_of(error), "frames": frames}
-    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    if cause is not None:
-        found["cause"] = {"type": type(cause).__qualname__, "message": text_of(cause)}
-    return found
 
 
 class LineFormat:
@@ -131,6 +81,7 @@ class LineFormat:
     ) -> str:
         """A line the application (or its server) wrote."""
         now = timestamp()
+        event = clean(event, self.is_secret)
 
         def head(limit: int) -> str:
             written = (
@@ -157,6 +108,8 @@ class LineFormat:
             else exchange.response_bytes
         )
         status = "null" if exchange.status is None else exchange.status
+        url_path = path_of(exchange, self.is_secret)
+        user_agent = agent_of(exchange, self.is_secret)
 
         def head(limit: int) -> str:
             return (
@@ -164,16 +117,16 @@ class LineFormat:
                 f'"logger":"obskit.http",{self._resource},"trace_id":"{exchange.trace_id}",'
                 f'"span_id":"{exchange.span_id}","request_id":{quote(exchange.request_id)},'
                 f'"http_request_method":"{exchange.method}","http_route":{quote(exchange.http_route or "")},'
-                f'"url_path":{quote(exchange.url_path, limit)},"http_response_status_code":{status},'
+                f'"url_path":{quote(url_path, limit)},"http_response_status_code":{status},'
                 f'"outcome":"{exchange.outcome}","duration_s":{exchange.duration:.6f},'
                 f'"ttfb_s":{"null" if first_byte is None else f"{first_byte:.6f}"},'
                 f'"request_bytes":{exchange.request_bytes},"response_bytes":{sent},'
                 f'"client_address":{quote_or_null(exchange.client_address, limit)},'
-                f'"user_agent":{quote_or_null(exchange.user_agent, limit)},"worker_pid":{self.pid},'
+                f'"user_agent":{quote_or_null(user_agent, limit)},"worker_pid":{self.pid},'
                 f'"findings":{finding_names(exchange) if exchange.findings else "[]"}'
             )
 
-        return self._whole(head, own_fields(exchange), exchange.facts, _CANONICAL_KEYS)
+        return self._whole(head, own_fields(exchange, self.is_secret), exchange.facts, _CANONICAL_KEYS)
 
     def _whole(
         self,
@@ -183,9 +136,9 @@ class LineFormat:
         reserved: frozenset[str],
     ) -> str:
         """Head, facts and own fields as one line; what makes it too long is left out, the facts first."""
-        head = make_head(MAX_TEXT)
+        head = _visible(make_head(MAX_TEXT))
         if _too_long(head, MAX_LINE_BYTES // 2):
-            head = make_head(_SHORT_TEXT)  # escapes take up to six bytes a character
+            head = _visible(make_head(_SHORT_TEXT))  # escapes take up to six bytes a character
         if not own and not facts:
             return head + "}"
         shown = self._rendered(own, reserved)
@@ -203,26 +156,29 @@ class LineFormat:
     def _rendered(self, fields: Mapping[str, Any], reserved: frozenset[str]) -> str:
         values = {}
         for key, value in list(fields.items())[:MAX_ITEMS]:
-            name = text_of(key)
+            name = key_of(key, self.is_secret)
             if name in reserved:  # a second key of that name would make the line ambiguous
                 name += "_"
             values[name] = REDACTED if self.is_secret(name) else plain(value, self.is_secret)
         if not values:
             return ""
-        return "," + json.dumps(values, ensure_ascii=False, separators=(",", ":"), allow_nan=False)[1:-1]
+        return (
+            ","
+            + _visible(json.dumps(values, ensure_ascii=False, separators=(",", ":"), allow_nan=False))[1:-1]
+        )
 
 
 def _too_long(text: str, limit: int) -> bool:
     return len(text) * 4 > limit and len(text.encode("utf-8", "replace")) >= limit
 
 
-def own_fields(exchange: Exchange) -> dict[str, Any]:
+def own_fields(exchange: Exchange, is_secret: IsSecret = is_secret_name) -> dict[str, Any]:
     """What only some canonical lines have beside facts: the wait in front, the exception at the end, the findings."""
     own: dict[str, Any] = {}
     if exchange.queue_s is not None:
         own["queue_s"] = round(exchange.queue_s, 6)
     if exchange.exception is not None:
-        own["exception"] = exception_of(exchange.exception)
+        own["exception"] = exception_of(exchange.exception, is_secret)
     if exchange.findings:
         own["evidence"] = evidence_of(exchange.findings)
     return own
@@ -254,4 +210,14 @@ BASE_KEYS: Final = frozenset(
     {"timestamp", "level", "event", "logger", "service_name", "service_version", "deployment_environment"}
     | {"trace_id", "span_id", "request_id"}
 )
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_FRAMES",
+    "MAX_ITEMS",
+    "MAX_TEXT",
+    "LineFormat",
+    "exception_of",
+    "plain",
+    "text_of",
+]
 _CANONICAL_KEYS: Final = frozenset(CANONICAL_KEYS) - {"exception", "evidence", "queue_s"}

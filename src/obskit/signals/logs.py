@@ -7,20 +7,25 @@ never raises.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Any, Final
 
 from obskit.config import Config
 from obskit.context import current
 from obskit.exchange import Exchange
 from obskit.names import CANONICAL_EVENT
+from obskit.plain import agent_of, exception_of, path_of, plain
 from obskit.redact import REDACTED
 from obskit.signals import capture, console, structured
-from obskit.signals.lines import LineFormat, exception_of, own_fields, plain
+from obskit.signals.lines import LineFormat, own_fields
 from obskit.signals.metrics import Metrics
 from obskit.signals.writer import Writer
 
+# A reader that has stopped will not begin again because we end.
+MAX_FLUSH_S: Final = 0.5
+# Of this thread, task or greenlet: whichever of them a line is being written in.
+_writing: ContextVar[bool] = ContextVar("obskit_writing", default=False)
 RANKS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 
 
@@ -36,14 +41,13 @@ class Logs:
         self.rank = RANKS[config.log_level]
         self.is_secret = is_secret
         self._metrics = metrics
-        self._writer = Writer(metrics.dropped)
+        self._writer = Writer(metrics.dropped, when_full=config.log_when_full, recovered=self._tell_lost)
         self._service = (
             resource.get("service.name", ""),
             resource.get("service.version", ""),
             resource.get("deployment.environment.name", ""),
         )
         self._format = self._new_format()
-        self._emitting = threading.local()
         self._stopped = False
         self.listeners: tuple[Callable[[str], None], ...] = ()
         """Who else hears each line of the application as JSON, whatever the form it is written in (tests)."""
@@ -69,7 +73,7 @@ class Logs:
         if structured.users_own():
             structured.log(exchange.level, CANONICAL_EVENT, "obskit.http", self._fields(exchange))
         elif self._renderer is not None:
-            self._writer.write(self._renderer.request(exchange, own_fields(exchange)))
+            self._writer.write(self._renderer.request(exchange, own_fields(exchange, self.is_secret)))
         else:
             self._writer.write(self._format.canonical(exchange))
         self._metrics.log_record(exchange.level)
@@ -87,14 +91,15 @@ class Logs:
             level = "info"
         if RANKS[level] < self.rank:
             return
-        if getattr(self._emitting, "now", False):
-            # A __str__ or a stream that logs while we write a line: its line would never end.
-            self._metrics.dropped("logs", "recursion")
-            return
-        self._emitting.now = True
+        token = None
         try:
+            if _writing.get():
+                # A __str__ or a stream that logs while we write a line: its line would never end.
+                self.dropped("recursion")
+                return
+            token = _writing.set(True)
             if error is not None:
-                fields = {**fields, "exception": exception_of(error)}
+                fields = {**fields, "exception": exception_of(error, self.is_secret)}
             exchange = current()
             if self._renderer is not None:
                 self._writer.write(self._renderer.line(level, event, logger, exchange, fields))
@@ -107,7 +112,12 @@ class Logs:
             self._metrics.internal_error("logs.emit")
             self._metrics.dropped("logs", "unprintable")
         finally:
-            self._emitting.now = False
+            if token is not None:
+                _writing.reset(token)
+
+    def dropped(self, reason: str) -> None:
+        """Count a line that is not written."""
+        self._metrics.dropped("logs", reason)
 
     def tell(self, stage: str, error: BaseException) -> None:
         """Say that a stage of ours failed (the pipeline bounds how often)."""
@@ -126,7 +136,7 @@ class Logs:
             "request_id": exchange.request_id,
             "http_request_method": exchange.method,
             "http_route": exchange.http_route,
-            "url_path": exchange.url_path,
+            "url_path": path_of(exchange, self.is_secret),
             "http_response_status_code": exchange.status,
             "outcome": str(exchange.outcome),
             "duration_s": round(exchange.duration, 6),
@@ -134,20 +144,29 @@ class Logs:
             "request_bytes": exchange.request_bytes,
             "response_bytes": exchange.response_bytes,
             "client_address": exchange.client_address,
-            "user_agent": exchange.user_agent,
+            "user_agent": agent_of(exchange, self.is_secret),
             "worker_pid": self._format.pid,
             "findings": list(dict.fromkeys(one.finding for one in exchange.findings)),
-            **own_fields(exchange),
+            **own_fields(exchange, self.is_secret),
         }
         for key, value in (exchange.facts or {}).items():
             fields.setdefault(key, REDACTED if self.is_secret(key) else plain(value, self.is_secret))
         return fields
 
+    def _tell_lost(self, lines: int) -> None:
+        """Somebody reads again, after lines have been dropped."""
+        said = {"signal": "logs", "reason": "queue_full", "lines": lines}
+        said["do"] = "see what reads standard output; log_when_full='block' waits for it instead"
+        self.emit("warning", "obskit.lines_lost", "obskit", said)
+
     def flush(self, timeout_s: float) -> None:
-        """Lines are written as they come: nothing is buffered."""
+        """Lines are written as they come; only what nobody has read yet may wait."""
+        self._writer.flush(min(timeout_s, MAX_FLUSH_S))
 
     def shutdown(self, timeout_s: float) -> None:
         """Stop writing, and undo the process-wide logging set-up when the last install goes."""
+        self.flush(timeout_s)
+        self._writer.give_up()
         self._stopped = True
         capture.detach(self)
         structured.detach(self)

@@ -13,12 +13,13 @@ import math
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from threading import Lock
 
 from obskit import names
 from obskit.names import Metric
 from obskit.signals import shelf
-from obskit.signals.cells import Histogram, Store, exemplars_in, overflown
+from obskit.signals.cells import Histogram, Store, exemplars_in, key_of, placed
 from obskit.signals.page import BREATH_EVERY, Labels, Page, Series, let_go
 from obskit.workers import Member, Workers
 
@@ -131,7 +132,7 @@ class Merger:
             return shelf.read(member.path(KIND))
         except FileNotFoundError:  # it has nothing yet; or it is folded by now, and in the archive
             return None
-        except OSError:
+        except (OSError, ValueError):
             self._store.failed("metrics.merge")
             return None
 
@@ -195,8 +196,7 @@ def fold(member: Member, max_series: int) -> None:
     """
     path = os.path.join(member.folder, ARCHIVE)
     names_of: list[str] = []
-    kept: dict[tuple[str, Labels], Series] = {}
-    sizes: dict[str, int] = {}
+    kept: dict[str, dict[Labels, Series]] = {}
     failure: Exception | None = None
 
     def take(data: bytes) -> None:
@@ -209,15 +209,13 @@ def fold(member: Member, max_series: int) -> None:
         for series, metric, labels in _pause_between(_series(data, reading)):
             if metric.kind == "gauge" or metric.across != "sum":
                 continue
-            known = kept.get((metric.name, labels))
-            if known is None and sizes.get(metric.name, 0) >= max_series:
-                labels = overflown(metric, labels)
-                known = kept.get((metric.name, labels))
+            family = kept.setdefault(metric.name, {})
+            labels = placed(metric, labels, len(family), max_series, family)
+            known = family.get(labels)
             if known is not None:
                 known.add(series)
             else:
-                kept[metric.name, labels] = series
-                sizes[metric.name] = sizes.get(metric.name, 0) + 1
+                family[labels] = series
 
     try:
         archive = shelf.read(path)
@@ -238,14 +236,16 @@ def fold(member: Member, max_series: int) -> None:
         raise failure
 
 
-def _write(path: str, folded: list[str], kept: dict[tuple[str, Labels], Series]) -> None:
+def _write(path: str, folded: list[str], kept: dict[str, dict[Labels, Series]]) -> None:
     new = f"{path}.new"
+    with suppress(FileNotFoundError):
+        os.unlink(new)  # of one that was killed in these lines
     room = shelf.Shelf(new)
     try:
         room.take(json.dumps([_FOLDED, *folded]).encode(), 0)
-        for (name, labels), series in kept.items():
+        for name, labels, series in ((name, *one) for name, family in kept.items() for one in family.items()):
             metric = _KNOWN[name]
-            key = json.dumps([name, *labels], separators=(",", ":")).encode()
+            key = key_of(name, labels)
             if metric.buckets:
                 cell = Histogram(
                     metric.buckets, *room.take(key, _summed(metric) + (len(metric.buckets) + 1) * 4)

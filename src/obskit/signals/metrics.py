@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry
 
@@ -32,7 +34,16 @@ OUTSIDE_REQUESTS = (
     names.THREADPOOL_THREADS_MAX,
     names.THREADPOOL_QUEUE,
     names.GC_PAUSE,
+    names.TELEMETRY_QUEUE_SIZE,
+    names.TELEMETRY_QUEUE_CAPACITY,
 )
+
+
+class Server(Protocol):
+    """What answers scrapes beside the application."""
+
+    def begin(self) -> None: ...
+    def shutdown(self) -> None: ...
 
 
 class _RouteCells:
@@ -55,9 +66,13 @@ class Metrics:
         self.store = Store(max_series)
         self.store.failed = self.internal_error
         self.registry = CollectorRegistry(auto_describe=False)
+        self.server: Server | None = None
+        """Answers scrapes on a port of its own; set by the composition root."""
         self.app = AppMetrics()
         """The application's own metrics."""
         self.app.failed = self.internal_error
+        self.queue_of: Callable[[], tuple[int, int] | None] = lambda: None
+        """How many spans wait, and how many may; set by the composition root."""
         numbers, histograms = self.store.numbers, self.store.histograms
         self._duration: HistogramFamily = histograms(names.REQUEST_DURATION)
         self._first_byte = histograms(names.TIME_TO_FIRST_BYTE)
@@ -153,6 +168,10 @@ class Metrics:
 
     def _tell(self, *, fresh: bool) -> None:
         self._process.tell(self.set, fresh=fresh)
+        queue = self.queue_of()
+        if queue is not None:
+            self.set(names.TELEMETRY_QUEUE_SIZE, queue[0], "traces")
+            self.set(names.TELEMETRY_QUEUE_CAPACITY, queue[1], "traces")
         self.store.publish()
 
     def inherit(self, member: Member) -> None:
@@ -182,7 +201,9 @@ class Metrics:
         self._app_info.child(*labels).value = 1.0
 
     def begin(self) -> None:
-        """Nothing to start."""
+        """Open the port of their own, where one is asked for."""
+        if self.server is not None:
+            self.server.begin()
 
     def opened(self, exchange: Exchange) -> None:
         if exchange.protocol == "http":
@@ -193,19 +214,27 @@ class Metrics:
     def closed(self, exchange: Exchange) -> None:
         route = exchange.http_route or names.UNMATCHED_ROUTE
         exception = exchange.exception
-        outcome = self._outcome_cell(route, str(exchange.outcome))
         if exchange.protocol != "http":
+            outcome = self._outcome_cell(route, str(exchange.outcome))
             # A connection of hours is no request latency: WebSockets are counted by outcome alone.
             with self.store.lock:
                 outcome.view[outcome.at] += 1.0
         else:
-            duration_cell, cells = self._resolve(exchange.method, route, exchange.status, exchange.error_type)
-            duration, first_byte = exchange.duration, exchange.time_to_first_byte
+            active = self._active_cells[exchange.method]
+            try:
+                outcome = self._outcome_cell(route, str(exchange.outcome))
+                duration_cell, cells = self._resolve(
+                    exchange.method, route, exchange.status, exchange.error_type
+                )
+                duration, first_byte = exchange.duration, exchange.time_to_first_byte
+            except BaseException:  # a record that is not whole: whatever it was, it is not in flight any more
+                with self.store.lock:
+                    active.view[active.at] -= 1.0
+                raise
             exemplar = None
             if exchange.sampled:
                 ended = exchange.started_unix_ns * 1e-9 + duration
                 exemplar = (exchange.trace_id, duration, ended)
-            active = self._active_cells[exchange.method]
             with self.store.lock:
                 active.view[active.at] -= 1.0
                 cells.request_size.observe(exchange.request_bytes)
@@ -307,4 +336,6 @@ class Metrics:
 
     def shutdown(self, timeout_s: float) -> None:
         """Leave the registry; a scrape after this shows nothing of this install."""
+        if self.server is not None:
+            self.server.shutdown()
         self.registry.unregister(self.store)

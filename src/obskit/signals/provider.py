@@ -8,30 +8,39 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import weakref
-from collections.abc import Callable, Sequence, Sized
-from threading import Lock, Thread
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from obskit.config import Config
 from obskit.errors import InstallError
+from obskit.signals.collector import Teller, shown
+from obskit.signals.ids import OwnIds
+from obskit.signals.scrubbing import scrubbed_resource
+from obskit.signals.span_queue import SpanQueue
 
 CountExport = Callable[[str, str], None]
 CountDropped = Callable[[str, str, int], None]
+CountFault = Callable[[str, BaseException], None]
 
-_shared_lock = Lock()
+# A span waits in memory: without a limit, one with a document for an attribute is as large as that, 2048 times.
+MAX_ATTRIBUTE_LENGTH = 16_384
+_LENGTH_LIMITS = ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT")
+
+_shared_lock = threading.Lock()
 _shared: ProviderHandle | None = None
 
 
 def _after_fork() -> None:
     # A thread of the parent may have held it, and that thread is not here.
     global _shared_lock
-    _shared_lock = Lock()
+    _shared_lock = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -42,62 +51,89 @@ class ProviderHandle:
     """One tracer provider and what obskit added to it."""
 
     def __init__(
-        self, provider: Any, *, ours: bool, make_exporter: Callable[[], SpanExporter] | None, exporter: str
+        self,
+        provider: Any,
+        *,
+        ours: bool,
+        make_exporter: Callable[[], SpanExporter] | None,
+        exporter: str,
+        collector: str = "",
     ) -> None:
         self.provider = provider
         self.ours = ours
         self.exporter = exporter
+        self.collector = collector
+        """Where the exporter sends to, without what may be secret in the address; empty without one of ours."""
         self.users = 1
         self._make_exporter = make_exporter
-        self._processor: BatchSpanProcessor | None = None
-        self._ledger: _Ledger | None = None
-        self._counts: list[tuple[CountExport, CountDropped]] = []
+        self._queue: SpanQueue | None = None
+        self._books = _Books()
         self._after_fork()
         if hasattr(os, "register_at_fork"):
             child = weakref.WeakMethod(self._after_fork)
             os.register_at_fork(after_in_child=lambda: (reset := child()) and reset())
 
     def _after_fork(self) -> None:
-        self._lock = Lock()
+        self._lock = threading.Lock()
+        self._waited_in_vain_s = 0.0
 
-    def count_with(self, export: CountExport, dropped: CountDropped) -> None:
-        """Report export calls and lost spans to these."""
-        self._counts.append((export, dropped))
+    def count_with(
+        self, export: CountExport, dropped: CountDropped, fault: CountFault = lambda stage, error: None
+    ) -> None:
+        """Report export calls, lost spans and faults of ours to these."""
+        self._books.users.append((export, dropped, fault))
 
     def begin(self) -> None:
-        """Create exporter and batch thread, once, in the serving process."""
+        """Create exporter and its thread, once, in the serving process. Opens no connection."""
         with self._lock:
-            if self._processor is not None or self._make_exporter is None:
+            if self._queue is not None or self._make_exporter is None:
                 return
-            self._ledger = _Ledger(self._counts)
-            self._processor = _CountingProcessor(
-                _CountingExporter(self._make_exporter(), self._ledger), self._ledger
-            )
-            self.provider.add_span_processor(self._processor)
+            exporter: SpanExporter = _Unmade()
+            try:
+                exporter = self._make_exporter()
+            finally:
+                self._queue = SpanQueue(exporter, self._books, Teller(self.collector))
+                self.provider.add_span_processor(self._queue)
+        self._queue.begin()
+
+    def queue(self) -> tuple[int, int] | None:
+        """How many spans wait, and how many may; None while there is no exporter."""
+        return None if self._queue is None else (self._queue.size, self._queue.capacity)
 
     def flush(self, timeout_s: float) -> None:
         """Export what is queued; give up after `timeout_s` seconds."""
-        if self._processor is not None:
-            _bounded(self._processor.force_flush, timeout_s)
+        if self._queue is not None:
+            if self._queue.force_flush(int(timeout_s * 1000)):
+                self._waited_in_vain_s = 0.0
+            else:
+                self._waited_in_vain_s += timeout_s
+                _told_timeout(timeout_s)
         elif not self.ours and hasattr(self.provider, "force_flush"):
             _bounded(self.provider.force_flush, timeout_s)
 
+    def goodbye(self) -> None:
+        """The process is about to end, and may do so without `shutdown`: what was not sent until now is lost."""
+        if self._queue is not None:
+            self._queue.give_up()
+
     def shutdown(self, timeout_s: float) -> None:
-        """Flush and, when the last install using it goes, stop what obskit added."""
+        """Flush and, when the last install using it goes, stop what obskit added.
+
+        What a flush has just waited in vain is part of `timeout_s`: a server that ends says so more than once.
+        """
         global _shared
         with _shared_lock:
             self.users -= 1
             last = self.users <= 0
             if last and _shared is self:
                 _shared = None
+        timeout_s = max(0.0, timeout_s - self._waited_in_vain_s)
         if not last:
             self.flush(timeout_s)
             return
-        if self._processor is not None:
-            processor, self._processor = self._processor, None
-            _bounded(processor.shutdown, timeout_s)
-            if self._ledger is not None:
-                self._ledger.stopped()
+        if self._queue is not None:
+            queue, self._queue, self._make_exporter = self._queue, None, None
+            queue.shutdown(timeout_s)
         else:
             self.flush(timeout_s)
         if self.ours:
@@ -115,16 +151,25 @@ def get_provider(config: Config, resource: dict[str, str], own: Any = None) -> P
         if existing is not None and (_shared is None or existing is not _shared.provider):
             # Theirs is kept. Their exporters come with it; only an endpoint named to us is added.
             asked = config.otlp_endpoint is not None and hasattr(existing, "add_span_processor")
-            make, told = _exporter(config) if asked else (None, "yours")
-            return ProviderHandle(existing, ours=False, make_exporter=make, exporter=told)
+            make, told, collector = _exporter(config) if asked else (None, "yours", "")
+            return ProviderHandle(
+                existing, ours=False, make_exporter=make, exporter=told, collector=collector
+            )
         if _shared is not None:
             _shared.users += 1
             return _shared
-        make, told = _exporter(config)
+        make, told, collector = _exporter(config)
+        limited = any(os.environ.get(name, "").strip() for name in _LENGTH_LIMITS)
+        limits = SpanLimits() if limited else SpanLimits(max_attribute_length=MAX_ATTRIBUTE_LENGTH)
         # atexit is ours to handle, with a bound: the SDK's own hook waits up to 30 s for a collector that is away.
-        provider = TracerProvider(resource=Resource.create(dict(resource)), shutdown_on_exit=False)
+        provider = TracerProvider(
+            resource=scrubbed_resource(Resource.create(dict(resource))),
+            shutdown_on_exit=False,
+            span_limits=limits,
+            id_generator=OwnIds(),
+        )
         trace.set_tracer_provider(provider)
-        _shared = ProviderHandle(provider, ours=True, make_exporter=make, exporter=told)
+        _shared = ProviderHandle(provider, ours=True, make_exporter=make, exporter=told, collector=collector)
         return _shared
 
 
@@ -141,11 +186,11 @@ def _forget_global(provider: TracerProvider) -> None:
         trace._TRACER_PROVIDER_SET_ONCE = type(trace._TRACER_PROVIDER_SET_ONCE)()
 
 
-def _exporter(config: Config) -> tuple[Callable[[], SpanExporter] | None, str]:
-    """How to make the exporter that options and OTEL variables ask for, and what to tell of it at start."""
+def _exporter(config: Config) -> tuple[Callable[[], SpanExporter] | None, str, str]:
+    """How to make the exporter that options and OTEL variables ask for, what to call it at start, and its address."""
     env = os.environ
     if env.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return None, "disabled"
+        return None, "disabled", ""
     named = {name.strip().lower() for name in env.get("OTEL_TRACES_EXPORTER", "").split(",")} - {""}
     endpoint = (
         config.otlp_endpoint
@@ -153,7 +198,7 @@ def _exporter(config: Config) -> tuple[Callable[[], SpanExporter] | None, str]:
         or env.get("OTEL_EXPORTER_OTLP_ENDPOINT")
     )
     if config.otlp_endpoint is None and ("otlp" not in named and (named or not endpoint)):
-        return None, "none"
+        return None, "none", ""
     protocol = (
         config.otlp_protocol
         or env.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
@@ -161,9 +206,9 @@ def _exporter(config: Config) -> tuple[Callable[[], SpanExporter] | None, str]:
         or "http/protobuf"
     )
     if protocol == "grpc":
-        return _grpc(config), "otlp/grpc"
+        return _grpc(config), "otlp/grpc", shown(endpoint or "http://localhost:4317")
     if protocol == "http/protobuf":
-        return _http(config), "otlp/http"
+        return _http(config), "otlp/http", shown(endpoint or "http://localhost:4318")
     raise InstallError(
         f"environment variable OTEL_EXPORTER_OTLP_PROTOCOL: saw {protocol!r}, expected http/protobuf or grpc"
     )
@@ -171,13 +216,13 @@ def _exporter(config: Config) -> tuple[Callable[[], SpanExporter] | None, str]:
 
 def _http(config: Config) -> Callable[[], SpanExporter]:
     # Imported now, not in `begin`: that may run inside the first request, which should not pay for it.
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+    from obskit.signals.otlp_http import HttpExporter  # noqa: PLC0415
 
     if config.otlp_endpoint is None:
-        return OTLPSpanExporter  # reads the OTEL_EXPORTER_OTLP_* variables itself
+        return lambda: HttpExporter(None)  # reads the OTEL_EXPORTER_OTLP_* variables itself
     base = config.otlp_endpoint.rstrip("/")
     endpoint = base if base.endswith("/v1/traces") else f"{base}/v1/traces"
-    return lambda: OTLPSpanExporter(endpoint=endpoint)
+    return lambda: HttpExporter(endpoint)
 
 
 def _grpc(config: Config) -> Callable[[], SpanExporter]:
@@ -188,96 +233,38 @@ def _grpc(config: Config) -> Callable[[], SpanExporter]:
             "OTLP over gRPC needs the extra: pip install 'obskit-web[otlp-grpc]' "
             f"(or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf); import failed with: {error}"
         ) from error
+    # It shows nobody the answer: spans that a collector refuses one by one stay unseen here. What fails is counted.
     return lambda: grpc_exporter.OTLPSpanExporter(endpoint=config.otlp_endpoint)
 
 
-class _Ledger:
-    """Where every sampled span ended up: nothing is dropped uncounted.
+class _Books:
+    """Counts for the installs of the process: they share the provider, and so what became of its spans; one of them
+    reports it, or sums over installs would count twice."""
 
-    A span that has ended is waiting, handed to the exporter, or lost. The sums are compared only in the exporter's
-    thread, which alone takes spans out of the queue, and after `shutdown`.
-    """
+    def __init__(self) -> None:
+        self.users: list[tuple[CountExport, CountDropped, CountFault]] = []
 
-    def __init__(self, counts: list[tuple[CountExport, CountDropped]]) -> None:
-        # The provider is shared by all installs of the process, and so is what became of its spans: one of them
-        # reports it, or sums over installs would count twice.
-        self._counts = counts
-        self.waiting: Sized = ()
-        self._restart()
-        if hasattr(os, "register_at_fork"):
-            child = weakref.WeakMethod(self._restart)
-            os.register_at_fork(after_in_child=lambda: (restart := child()) and restart())
+    def export(self, outcome: str) -> None:
+        for export, _, _ in self.users[:1]:
+            export("traces", outcome)
 
-    def _restart(self) -> None:
-        # In a forked child too: the SDK empties its queue there, and the parent sends what was in it.
-        self._lock = Lock()
-        self._ended = self._handed = self._settled = self._lost = 0
+    def dropped(self, reason: str, spans: int) -> None:
+        for _, dropped, _ in self.users[:1]:
+            dropped("traces", reason, spans)
 
-    def ended(self) -> None:
-        """A span was put into the queue, which may have pushed the oldest one out."""
-        with self._lock:
-            self._ended += 1
-
-    def handed(self, spans: int) -> None:
-        """The exporter got a batch; what is neither there nor waiting was pushed out of a full queue."""
-        self._handed += spans
-        self._lose(self._ended - self._handed - len(self.waiting) - self._lost, "queue_full")
-
-    def settled(self, spans: int, *, success: bool) -> None:
-        """The exporter is done with a batch."""
-        self._settled += spans
-        for export, _ in self._counts[:1]:
-            export("traces", "success" if success else "failure")
-        if not success:
-            for _, dropped in self._counts[:1]:
-                dropped("traces", "export_failed", spans)
-
-    def stopped(self) -> None:
-        """Nothing will be exported any more: what was not settled never will be."""
-        self._lose(self._ended - self._settled - self._lost, "shutdown")
-
-    def _lose(self, spans: int, reason: str) -> None:
-        if spans > 0:
-            self._lost += spans
-            for _, dropped in self._counts[:1]:
-                dropped("traces", reason, spans)
+    def fault(self, stage: str, error: BaseException) -> None:
+        for _, _, fault in self.users[:1]:
+            fault(stage, error)
 
 
-class _CountingProcessor(BatchSpanProcessor):
-    """The SDK's batch processor, whose full queue drops the oldest span; here not without counting it."""
-
-    def __init__(self, exporter: SpanExporter, ledger: _Ledger) -> None:
-        super().__init__(exporter)
-        self._ledger = ledger
-        ledger.waiting = getattr(getattr(self, "_batch_processor", None), "_queue", ())
-
-    def on_end(self, span: ReadableSpan) -> None:
-        super().on_end(span)
-        if span.context is not None and span.context.trace_flags.sampled:
-            self._ledger.ended()
-
-
-class _CountingExporter(SpanExporter):
-    """Passes batches on and counts what became of them."""
-
-    def __init__(self, exporter: SpanExporter, ledger: _Ledger) -> None:
-        self._exporter = exporter
-        self._ledger = ledger
+class _Unmade(SpanExporter):
+    """In place of an exporter that could not be made: what it should have sent is counted as lost."""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        self._ledger.handed(len(spans))
-        result = SpanExportResult.FAILURE
-        try:
-            result = self._exporter.export(spans)
-        finally:
-            self._ledger.settled(len(spans), success=result is SpanExportResult.SUCCESS)
-        return result
+        return SpanExportResult.FAILURE
 
     def shutdown(self) -> None:
-        self._exporter.shutdown()
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        return self._exporter.force_flush(timeout_millis)
+        return
 
 
 def _bounded(call: Callable[[], Any], timeout_s: float) -> None:
@@ -290,12 +277,16 @@ def _bounded(call: Callable[[], Any], timeout_s: float) -> None:
         except Exception as error:
             failure.append(error)
 
-    thread = Thread(target=run, name="obskit-flush", daemon=True)
+    thread = threading.Thread(target=run, name="obskit-flush", daemon=True)
     thread.start()
     thread.join(timeout_s)
     if thread.is_alive():
-        logging.getLogger("obskit").warning(
-            "telemetry.flush_timeout", extra={"signal": "traces", "timeout_s": timeout_s}
-        )
+        _told_timeout(timeout_s)
     elif failure:
         raise failure[0]
+
+
+def _told_timeout(timeout_s: float) -> None:
+    logging.getLogger("obskit").warning(
+        "telemetry.flush_timeout", extra={"signal": "traces", "timeout_s": timeout_s}
+    )

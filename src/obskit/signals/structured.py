@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from obskit.context import current
+from obskit.plain import message_of, plain, text_of
 from obskit.redact import REDACTED
-from obskit.signals.lines import plain
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -88,8 +88,11 @@ def log(level: str, event: str, logger: str, fields: Mapping[str, Any]) -> None:
 
 
 def get_logger(name: Any = None) -> FilteringBoundLogger:
-    """A logger that takes structlog's configuration when it writes, not when it is made or bound."""
-    return LateLogger(name, {})  # type: ignore[return-value]
+    """A logger that takes structlog's configuration when it writes, not when it is made or bound. Never raises."""
+    try:
+        return LateLogger(name, {})  # type: ignore[return-value]
+    except Exception:
+        return _SPARE  # type: ignore[return-value]
 
 
 class LateLogger:
@@ -105,11 +108,17 @@ class LateLogger:
 
     def bind(self, **values: Any) -> LateLogger:
         """A logger with these values too on each line."""
-        return LateLogger(self._name, {**self._context, **values})
+        try:
+            return LateLogger(self._name, {**self._context, **values})
+        except Exception:
+            return self
 
     def new(self, **values: Any) -> LateLogger:
         """A logger with only these values."""
-        return LateLogger(self._name, values)
+        try:
+            return LateLogger(self._name, values)
+        except Exception:
+            return _SPARE
 
     def unbind(self, *keys: str) -> LateLogger:
         """A logger without these values. Raises KeyError if one is not bound."""
@@ -120,11 +129,43 @@ class LateLogger:
 
     def try_unbind(self, *keys: str) -> LateLogger:
         """A logger without these values."""
-        return LateLogger(self._name, {k: v for k, v in self._context.items() if k not in keys})
+        try:
+            return LateLogger(self._name, {k: v for k, v in self._context.items() if k not in keys})
+        except Exception:
+            return self
 
     def __getattr__(self, method: str) -> Any:
-        arguments = () if self._name is None or self._name == "" else (self._name,)
-        return getattr(structlog.get_logger(*arguments, **self._context), method)
+        try:
+            arguments = () if self._name is None or self._name == "" else (self._name,)
+            return getattr(structlog.get_logger(*arguments, **self._context), method)
+        except AttributeError:
+            if method not in _METHODS and not (method[:1] == "a" and method[1:] in _METHODS):
+                raise  # there is no such method: the caller's mistake
+            _count_failed()
+        except Exception:
+            _count_failed()
+        return _nothing_later if method[:1] == "a" and method[1:] in _METHODS else _nothing
+
+
+_SPARE = LateLogger(None, {})
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """A line that cannot be written."""
+
+
+async def _nothing_later(*_: Any, **__: Any) -> None:
+    """The same of the methods that are awaited."""
+
+
+def _count_failed() -> None:
+    try:
+        sink = active()
+        if sink is not None:
+            sink._metrics.internal_error("logs.emit")
+            sink._metrics.dropped("logs", "unprintable")
+    except Exception:
+        return
 
 
 def add_request_context(
@@ -148,7 +189,7 @@ class _NamedLogger:
 
     def __init__(self, name: Any = None, *_: Any) -> None:
         if not isinstance(name, str):
-            name = "" if name is None else str(name)
+            name = "" if name is None else text_of(name)
         self.name: str = name or "app"
 
 
@@ -177,12 +218,9 @@ def exception_given(exc_info: Any, *, asked: bool) -> BaseException | None:
 
 def shown(event: Any) -> str:
     """An event as text. Never raises."""
-    if isinstance(event, str):
+    if type(event) is str:
         return event.rstrip("\n")  # uvicorn ends some of its messages with one
-    try:
-        return str(event)
-    except Exception:
-        return f"<{type(event).__name__}>"
+    return text_of(event)
 
 
 def _callers() -> list[str]:
@@ -241,7 +279,7 @@ def _tell_unprintable(
             level = _BY_NUMBER.get(number, "info") if isinstance(number, int) else "info"
         event = args[0] if args else kwargs.get("event", "")
         fields = {**logger._context, **{k: v for k, v in kwargs.items() if k not in ("event", "exc_info")}}
-        fields["log_error"] = f"{type(error).__name__}: {error}"
+        fields["log_error"] = f"{type(error).__name__}: {message_of(error)}"
         sink.emit(level, shown(event), logger._logger.name, fields)
     except Exception:
         return

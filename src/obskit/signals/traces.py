@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
 from obskit import names
 from obskit.exchange import Exchange, Finding
+from obskit.plain import agent_of, exception_of, path_of, plain
 from obskit.redact import REDACTED
 from obskit.signals import provider as providers
-from obskit.signals.lines import exception_of, plain
+from obskit.signals.ids import OwnIds
+from obskit.signals.incoming import cleaned
 from obskit.version import __version__
 
 _SERVER_ERROR = Status(StatusCode.ERROR)
@@ -28,8 +29,15 @@ class Traces:
 
     name = "traces"
 
-    def __init__(self, provider: providers.ProviderHandle, is_secret: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        provider: providers.ProviderHandle,
+        is_secret: Callable[[str], bool],
+        incoming_trace: str = "continue",
+    ) -> None:
+        """`incoming_trace`: whether a request goes on with its caller's trace, or begins one (`Config`)."""
         self._provider = provider
+        self._restarts = incoming_trace == "restart"
         self._is_secret = is_secret
         self._tracer = provider.provider.get_tracer("obskit", __version__)
         self._new_ids = _id_generator(provider.provider)
@@ -42,28 +50,36 @@ class Traces:
     def opened(self, exchange: Exchange) -> None:
         carrier = exchange.carrier
         # Always from an empty context: whatever an earlier request left in this thread is no parent of this one.
-        parent = Context() if carrier is None else propagate.extract(carrier, context=Context())
+        parent, failed = self._extract(carrier)
+        links = None
+        if carrier is not None and self._restarts:
+            # Nothing of a stranger's reaches the application: neither his sampling flag nor his baggage.
+            caller = trace.get_current_span(parent).get_span_context()
+            links = [Link(caller)] if caller.is_valid else None
+            parent, carrier = Context(), None
         attributes: dict[str, Any] = {
             names.ATTR_METHOD: exchange.method,
-            names.ATTR_URL_PATH: exchange.url_path[:MAX_ATTRIBUTE],
-            names.ATTR_URL_SCHEME: exchange.scheme,
+            names.ATTR_URL_PATH: path_of(exchange, self._is_secret),
+            names.ATTR_URL_SCHEME: exchange.scheme[:MAX_ATTRIBUTE],
         }
         if exchange.method_original is not None:
             attributes[names.ATTR_METHOD_ORIGINAL] = exchange.method_original
+        if exchange.server_port is not None:
+            attributes[names.ATTR_SERVER_PORT] = exchange.server_port
         for key, value in (
             (names.ATTR_PROTOCOL_VERSION, exchange.http_version),
             (names.ATTR_SERVER_ADDRESS, exchange.server_address),
-            (names.ATTR_SERVER_PORT, exchange.server_port),
             (names.ATTR_CLIENT_ADDRESS, exchange.client_address),
-            (names.ATTR_USER_AGENT, exchange.user_agent and exchange.user_agent[:MAX_ATTRIBUTE]),
+            (names.ATTR_USER_AGENT, agent_of(exchange, self._is_secret)),
         ):
             if value is not None:
-                attributes[key] = value
+                attributes[key] = value[:MAX_ATTRIBUTE]
         span = self._tracer.start_span(
             _span_method(exchange),
             parent,
             SpanKind.SERVER,
             attributes,
+            links,
             start_time=exchange.started_unix_ns,
             record_exception=False,
             set_status_on_exception=False,
@@ -80,6 +96,17 @@ class Traces:
             exchange.span_id = self._new_ids()[1]
         exchange.span = span
         exchange.otel_context = trace.set_span_in_context(span, parent)
+        if failed is not None:
+            raise failed
+
+    def _extract(self, carrier: Mapping[str, str] | None) -> tuple[Context, Exception | None]:
+        """The caller's context, and what its reading failed with: that costs the parent, and not the span."""
+        if carrier is None:
+            return Context(), None
+        try:
+            return propagate.extract(cleaned(carrier), context=Context()), None
+        except Exception as error:  # a propagator of the user's own
+            return Context(), error
 
     def enter(self, exchange: Exchange) -> Any:
         context = exchange.otel_context
@@ -148,6 +175,9 @@ class Traces:
     def flush(self, timeout_s: float) -> None:
         self._provider.flush(timeout_s)
 
+    def goodbye(self) -> None:
+        self._provider.goodbye()
+
     def shutdown(self, timeout_s: float) -> None:
         self._provider.shutdown(timeout_s)
 
@@ -183,5 +213,5 @@ def _exception(error: Exception) -> dict[str, Any]:
 
 
 def _id_generator(provider: Any) -> Callable[[], tuple[str, str]]:
-    generator = provider.id_generator if isinstance(provider, TracerProvider) else RandomIdGenerator()
+    generator = provider.id_generator if isinstance(provider, TracerProvider) else OwnIds()
     return lambda: (f"{generator.generate_trace_id():032x}", f"{generator.generate_span_id():016x}")

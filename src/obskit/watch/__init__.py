@@ -15,17 +15,18 @@ from obskit.config import Config
 from obskit.exchange import Exchange, Outcome
 from obskit.names import Metric
 from obskit.pipeline import Pipeline
-from obskit.watch import inquiry
+from obskit.watch import inquiry, oversight
 from obskit.watch.flight import FlightRecorder
 from obskit.watch.loop import LoopWatch
+from obskit.watch.oversight import Oversight
 from obskit.watch.queueing import queue_seconds
 from obskit.watch.saturation import Saturation
 from obskit.watch.scene import Scene
 from obskit.watch.server import ServerFacts, server_facts
 from obskit.watch.stuck import StuckWatch
-from obskit.watch.ticker import ticker
+from obskit.watch.ticker import HUNG_S, housekeeper, ticker
 from obskit.watch.vantage import Vantage, vantage
-from obskit.workers import Member, State, Workers
+from obskit.workers import Member, State, Workers, listeners
 
 HOUSEKEEPING_S = 1.0
 
@@ -62,10 +63,15 @@ class Watch:
         self.pipeline: Pipeline | None = None
         """Set by the composition root, before anything is served."""
         self.answering: Callable[[Exchange], None] = self.flight.answering
+        self._oversight: tuple[Oversight, ...] = ()
 
     def look(self) -> tuple[Vantage, ServerFacts]:
         """What is to be seen from the thread that has the first request; opens no file."""
         return vantage(), server_facts()
+
+    def placed(self) -> bool:
+        """Whether this process has the socket it serves on, before its first request."""
+        return bool(listeners())
 
     def begin(self, seen: tuple[Vantage, ServerFacts]) -> None:
         """Join the workers of this server and begin to watch. Call it in the process that serves, from any thread."""
@@ -101,7 +107,16 @@ class Watch:
                 pipeline.failed(f"watch.{type(watcher).__name__}", error)
         self._house()
         self._each(lambda: workers.inherit((self.flight.inherit,)))
-        ticker.add(self._house, HOUSEKEEPING_S)
+        house, watchers = (
+            Oversight(housekeeper, {"watch.housekeeping": self}, pipeline.failed),
+            Oversight(
+                ticker, {f"watch.{type(one).__name__}": one for one in self._watchers}, pipeline.failed
+            ),
+        )
+        self._oversight = (house, watchers)
+        housekeeper.add(self._house, HOUSEKEEPING_S)
+        housekeeper.add(watchers.look, oversight.EVERY_S)
+        ticker.add(house.look, oversight.EVERY_S)
 
     def _house(self) -> None:
         """Give a sign of life, show what is shown once a second, answer who asks, and bury the dead."""
@@ -141,7 +156,7 @@ class Watch:
 
     def goodbye(self) -> None:
         """The process is about to end in good order."""
-        if self.scene is not None:
+        if self.scene is not None and housekeeper.running_s(self) < HUNG_S:  # or this would hang, too
             self._metrics.publish(last=True)
             self.scene.workers.end(State.EXITED)
 
@@ -150,11 +165,15 @@ class Watch:
         scene, self.scene = self.scene, None
         if scene is None:
             return
-        ticker.remove(self)
+        for one in self._oversight:
+            ticker.remove(one)
+            housekeeper.remove(one)
         for watcher in self._watchers:
             ticker.remove(watcher)
             watcher.shutdown()
-        self._watchers, self._stuck = (), None
+        self._watchers, self._stuck, self._oversight = (), None, ()
+        if not housekeeper.remove(self):
+            return  # the disk hangs, and so would all that follows
         self._metrics.publish()
         scene.workers.end(State.EXITED)
         self.flight.shutdown()

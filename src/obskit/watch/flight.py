@@ -16,14 +16,17 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import threading
 import weakref
 from contextlib import suppress
-from threading import Lock, get_ident
+from threading import Lock
 from time import time_ns
 from typing import TYPE_CHECKING
 
 from obskit import folders, names
 from obskit.exchange import Exchange
+from obskit.plain import path_of
+from obskit.redact import scrub
 from obskit.workers import Member
 
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ _SLOT_SIZE = 576
 _SLOTS = 64
 _CHUNK = _SLOT_SIZE * _SLOTS
 _MAX_SLOTS = 4096
+_MAX_SIZE = _FIRST + _MAX_SLOTS * _SLOT_SIZE
 # Slot: phase and told, a byte each. What was noted meanwhile, of the request that was opened then (unix ns): whether
 # the event loop was blocked by it, and its route. When and with what status it was answered, and what it is: texts
 # that end with a zero byte, for they are quick to make; what does not fit in is cut, and has no such end.
@@ -55,9 +59,11 @@ _EARLY_NS = 1_000_000_000
 class Slot:
     """The place of one request in flight."""
 
-    __slots__ = ("answer", "at", "exchange", "memory", "text")
+    __slots__ = ("answer", "at", "exchange", "free", "memory", "text")
 
-    def __init__(self, memory: mmap.mmap, at: int) -> None:
+    def __init__(self, memory: mmap.mmap, at: int, free: list[Slot]) -> None:
+        """`free` is where it goes when its request has ended."""
+        self.free = free
         self.memory = memory
         self.at = at
         self.answer = at + _ANSWER_AT
@@ -99,6 +105,7 @@ class FlightRecorder:
     def begin(self, scene: Scene) -> None:
         """Record from now on, for the heirs of this worker if it has any, and if there is room for a file."""
         self.shutdown()
+        earlier = self._slots
         self._reset()
         self._scene = scene
         self._since_unix_ns = time_ns()
@@ -111,6 +118,18 @@ class FlightRecorder:
             except OSError as error:
                 self._without_file(error)
         self._grow()
+        for slot in earlier:
+            exchange = slot.exchange
+            if exchange is not None:
+                self._take_over(exchange)
+
+    def _take_over(self, exchange: Exchange) -> None:
+        """A request that came when there was no file yet: from now on it is where an heir looks."""
+        thread_id = exchange.thread_id
+        self.opened(exchange)
+        exchange.thread_id = thread_id
+        if exchange.closed:  # meanwhile; where it closes right now, `note` sees it
+            self.closed(exchange)
 
     def _without_file(self, error: OSError) -> None:
         # Requests in the slots to come are watched, but nobody could tell of them after this worker's death.
@@ -135,7 +154,7 @@ class FlightRecorder:
                     self._without_file(error)
             if memory is None:
                 memory = mmap.mmap(-1, _CHUNK)
-            made = [Slot(memory, at) for at in range(0, _CHUNK, _SLOT_SIZE)]
+            made = [Slot(memory, at, self._free) for at in range(0, _CHUNK, _SLOT_SIZE)]
             self._slots.extend(made)
             self._free.extend(reversed(made))
             return True
@@ -152,14 +171,14 @@ class FlightRecorder:
                     exchange.pipeline.dropped("flight", "full")
                     return
         exchange.flight_slot = slot
-        exchange.thread_id = get_ident()
+        exchange.thread_id = threading.get_ident()  # looked up now: gevent may have replaced it
         slot.exchange = exchange
-        trace_id, request_id = exchange.trace_id, exchange.request_id
+        trace_id, request_id, prefix = exchange.trace_id, exchange.request_id, exchange.path_prefix
         if request_id == trace_id:
             request_id = ""
         said = (
             f"{exchange.started_unix_ns}\n{exchange.protocol}\n{exchange.method}\n{trace_id}\n"
-            f"{exchange.span_id}\n{request_id}\n{exchange.path_prefix}\n{exchange.url_path}\0"
+            f"{exchange.span_id}\n{request_id}\n{prefix and scrub(prefix)}\n{path_of(exchange)}\0"
         )
         text = said.encode("utf-8", "replace")
         if len(text) > _TEXT:
@@ -180,15 +199,24 @@ class FlightRecorder:
         slot = exchange.flight_slot
         if slot is not None:
             exchange.flight_slot = None
-            slot.memory[slot.at] = 0
-            slot.exchange = None
-            self._free.append(slot)
+            self._give_back(slot)
+
+    def _give_back(self, slot: Slot) -> None:
+        slot.memory[slot.at] = 0
+        slot.exchange = None
+        slot.free.append(slot)
 
     def note(self) -> None:
         """Write down what is known by now. Seldom: most requests are gone before it is asked for."""
         for slot in self._slots:
             exchange = slot.exchange
             if exchange is None:
+                continue
+            if exchange.closed:
+                if (
+                    slot.exchange is exchange
+                ):  # it closed while it was taken over: nobody else gives this back
+                    self._give_back(slot)
                 continue
             blocked = any(one.finding == "event_loop_blocked" for one in exchange.findings)
             route = (exchange.http_route or "").encode("utf-8", "replace")
@@ -209,7 +237,9 @@ class FlightRecorder:
         if scene is None:
             return
         try:
-            opened = os.open(member.path(KIND), os.O_RDWR | os.O_CLOEXEC)
+            # Whatever lies there in its place (a link, a pipe) is neither followed nor waited for.
+            flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            opened = os.open(member.path(KIND), flags)
         except FileNotFoundError:
             opened = -1  # it died before it had one
         try:
@@ -349,14 +379,17 @@ class Lost:
 def count(member: Member) -> int:
     """How many requests a worker has in flight, read from outside. 0 for a worker without a record."""
     try:
-        with open(member.path(KIND), "rb") as file:
-            return len(_in_flight(file.read()))
+        opened = folders.readable(member.path(KIND))
     except FileNotFoundError:
         return 0
+    try:
+        return len(_in_flight(_whole(opened)))
+    finally:
+        os.close(opened)
 
 
 def _whole(opened: int) -> bytes:
-    return os.pread(opened, os.fstat(opened).st_size, 0)
+    return os.pread(opened, min(os.fstat(opened).st_size, _MAX_SIZE), 0)
 
 
 def _in_flight(data: bytes) -> list[Lost]:

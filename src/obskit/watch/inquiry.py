@@ -13,6 +13,7 @@ from contextlib import suppress
 from time import perf_counter_ns
 from typing import Any
 
+from obskit.plain import path_of
 from obskit.watch.scene import Scene
 from obskit.watch.stuck import StuckWatch, phase, place
 
@@ -47,7 +48,7 @@ def report(scene: Scene, stuck: StuckWatch) -> dict[str, Any]:
                 "age_s": round((now - exchange.started_ns) * 1e-9, 3),
                 "http_request_method": exchange.method,
                 "http_route": scene.pipeline.route_now(exchange),
-                "url_path": exchange.url_path,
+                "url_path": path_of(exchange),
                 "phase": phase(exchange),
                 "trace_id": exchange.trace_id,
                 "request_id": exchange.request_id,

@@ -66,7 +66,11 @@ class LoopWatch:
         self._processor = Processor(seen.native_thread)
         self._used = self._processor.used()
         self._due = monotonic() + BEAT_S
-        loop.call_soon_threadsafe(self._ask, loop, context=Context())
+        try:
+            loop.call_soon_threadsafe(self._ask, loop, context=Context())
+        except RuntimeError:  # it has been closed since it made its first request
+            self.shutdown()
+            self.every_s = 0.0
 
     def _ask(self, loop: asyncio.AbstractEventLoop) -> None:
         # Our own clock: uvloop's stands still while the loop is blocked. An empty context: the one of the first

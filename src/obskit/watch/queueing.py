@@ -1,8 +1,8 @@
 """How long a request waited in front of this server, by the time that the proxy wrote into it.
 
 `X-Request-Start` and `X-Queue-Start` are nobody's standard. nginx writes ``t=`` and seconds with a fraction, Apache
-``t=`` and microseconds, Heroku milliseconds; by its size a number tells its unit. Anybody can send one: what is
-believed of it is bounded, and it only ever fills a histogram.
+``t=`` and microseconds, Heroku milliseconds; by its size a number tells its unit. Anybody can send one, and with it
+page the team: only that of a proxy which is named arrives here (`obskit.trust`), and what is believed of it is bounded.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from obskit.context import _current
 from obskit.exchange import Exchange
+from obskit.watch.greenlets import greenlet_frames
 from obskit.watch.tasks import all_tasks, awaited_future, children, context_of, pooled_work, unwind
 from obskit.watch.whose import call_at, is_application, is_own, module_of, shown
 
@@ -65,7 +66,7 @@ class Look:
         """`loop` is the one in which the application is called (ASGI), None without one (WSGI, trio)."""
         self._loop = loop
         self._loop_thread = loop_thread
-        self._threads = sys._current_frames()
+        self._threads = sys._current_frames() | greenlet_frames()
         self._pools: dict[int, Exchange] | None = None
         self._tasks: dict[int, list[asyncio.Task[Any]]] | None = None
 
@@ -200,8 +201,10 @@ def request_on(frame: FrameType | None) -> Exchange | None:
 
 def thread_name(ident: int) -> str:
     """As evidence names a thread."""
-    name = next((one.name for one in threading.enumerate() if one.ident == ident), str(ident))
-    return f"thread {name[:MAX_NAME]}"
+    name = next((one.name for one in threading.enumerate() if one.ident == ident), "")
+    if not name and ident not in sys._current_frames():
+        return "a greenlet"
+    return f"thread {name[:MAX_NAME] or ident}"
 
 
 # ---- frames ----------------------------------------------------------------------------------------------

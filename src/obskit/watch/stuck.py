@@ -8,7 +8,6 @@ a whole answer nobody waits.
 from __future__ import annotations
 
 import asyncio
-from threading import get_ident
 from time import perf_counter_ns
 from typing import Any
 
@@ -18,7 +17,7 @@ from obskit.watch.scene import Scene
 from obskit.watch.stacks import Look, Stack
 
 MAX_PER_TICK = 100
-NOWHERE = "not to be seen: its server is at work on it, or it runs on trio or gevent"
+NOWHERE = "not to be seen: its server is at work on it, or it runs on trio"
 LATE_NS = 1_000_000_000
 """A look that comes later than this does so because the process was stopped, or its interpreter was held."""
 
@@ -46,12 +45,9 @@ class StuckWatch:
         self._ticked_ns = perf_counter_ns()
 
     def begin(self) -> None:
-        """Called in the first request: under ASGI in its loop."""
-        try:
-            self._loop = asyncio.get_running_loop()
-            self._loop_thread = get_ident()
-        except RuntimeError:
-            self._loop = None
+        """Called from any thread."""
+        seen = self._scene.vantage
+        self._loop, self._loop_thread = seen.loop, seen.thread if seen.loop is not None else 0
 
     def tick(self) -> None:
         scene = self._scene

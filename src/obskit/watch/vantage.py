@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from inspect import CO_COROUTINE
-from threading import get_ident, get_native_id
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ def vantage() -> Vantage:
     except RuntimeError:
         loop = None
     outside = 0 if loop is None else _outside_of_request(sys._getframe())
-    return Vantage(loop, get_ident(), get_native_id(), outside, _thread_limiter())
+    return Vantage(loop, threading.get_ident(), threading.get_native_id(), outside, _thread_limiter())
 
 
 def _thread_limiter() -> Any:

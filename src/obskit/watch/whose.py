@@ -9,11 +9,13 @@ import os
 import site
 import sys
 import sysconfig
-from functools import cache
+from functools import cache, lru_cache
 from itertools import islice
 from types import FrameType
 
 _MAX_NAME = 80
+MAX_FILES = 4096
+"""Code that is compiled at run time may have a new name each time."""
 _CALLS = ("CALL", "PRECALL")
 
 
@@ -29,13 +31,13 @@ def _libraries() -> tuple[str, ...]:
     return tuple(os.path.join(path, "") for path in found if path)
 
 
-@cache
+@lru_cache(MAX_FILES)
 def is_own(file: str) -> bool:
     """Whether a file is of obskit; the services of its demonstration are applications like any other."""
     return file.startswith(_own()) and not file.startswith(os.path.join(_own(), "demo", "services"))
 
 
-@cache
+@lru_cache(MAX_FILES)
 def is_application(file: str) -> bool:
     """Whether a file is the application's own: neither the standard library's, nor an installed package's, nor ours."""
     # What Cython compiles has frames with a path relative to nothing.
@@ -48,7 +50,7 @@ def is_application(file: str) -> bool:
     )
 
 
-@cache
+@lru_cache(MAX_FILES)
 def shown(file: str) -> str:
     """A file as its people know it: below the working directory, or below the folder it was imported from."""
     try:
@@ -62,7 +64,7 @@ def shown(file: str) -> str:
     return file
 
 
-@cache
+@lru_cache(MAX_FILES)
 def module_of(file: str) -> str:
     """The module that a file of a library is."""
     return shown(file).removesuffix(".py").replace(os.sep, ".").removesuffix(".__init__")

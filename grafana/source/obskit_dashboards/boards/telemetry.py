@@ -115,6 +115,23 @@ def _exports() -> list[Panel]:
             empty="none lost",
             width=10,
         ),
+        timeseries(
+            "Spans waiting to be exported",
+            "As many as there may be: the oldest are lost. The collector is away or slow, or more spans are made "
+            "than one thread can send.",
+            [
+                Query(f"sum by (signal) (obskit_telemetry_queue_size{{{SERVICE}}})", "{{signal}} waiting"),
+                Query(
+                    f"sum by (signal) (obskit_telemetry_queue_capacity{{{SERVICE}}})",
+                    "there may be {{signal}}",
+                ),
+            ],
+            "short",
+            empty="no exporter",
+            dashed=("/^there may be/",),
+            width=24,
+            height=6,
+        ),
         table(
             "Lost in this range",
             "How many log lines and spans are missing, and why.",

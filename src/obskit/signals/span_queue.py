@@ -1,0 +1,308 @@
+"""Ended spans on their way to an exporter: a bounded queue, and every span of it sent or counted as lost.
+
+Not the SDK's batch processor, which does the same without the accounts: it logs from inside the request when it is
+full, waits half a minute for a collector that hangs when the process is to end, and loses spans silently then.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from collections import deque
+from dataclasses import dataclass
+from time import monotonic
+from typing import Protocol
+
+from opentelemetry import context as otel_context
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from obskit.signals.collector import FINE, Hush, Saw, Teller, heard_of, saw_of
+from obskit.signals.scrubbing import scrubbed
+
+STAGE = "traces.queue"
+MAX_HOLD_S = 30.0
+"""How long a collector may make us wait that asks for it with Retry-After."""
+
+
+class Books(Protocol):
+    """Where losses, exports and faults of ours are counted."""
+
+    def export(self, outcome: str) -> None: ...
+    def dropped(self, reason: str, spans: int) -> None: ...
+    def fault(self, stage: str, error: BaseException) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The OTEL_BSP_* settings."""
+
+    capacity: int = 2048
+    batch: int = 512
+    delay_s: float = 5.0
+
+    @classmethod
+    def from_environ(cls) -> Sizes:
+        """A value that is no number above 0 is told and the default taken, as OpenTelemetry's specification has it."""
+        capacity = _number("OTEL_BSP_MAX_QUEUE_SIZE", 2048)
+        batch = _number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512)
+        return cls(capacity, min(batch, capacity), _number("OTEL_BSP_SCHEDULE_DELAY", 5000) / 1000)
+
+
+def _number(name: str, default: int) -> int:
+    value = os.environ.get(name, "").strip()
+    if value.isascii() and value.isdigit() and 0 < int(value[:12]) <= 10_000_000:
+        return int(value)
+    if value:
+        told = {"variable": name, "value": value[:64], "used": default}
+        logging.getLogger("obskit").warning("telemetry.setting_ignored", extra=told)
+    return default
+
+
+class SpanQueue(SpanProcessor):
+    """Takes spans from any thread and hands them to `exporter` in batches, from a thread of its own.
+
+    A span in it is waiting, or under way, and then sent or lost; each loss is counted when it happens.
+    """
+
+    def __init__(
+        self, exporter: SpanExporter, books: Books, teller: Teller, sizes: Sizes | None = None
+    ) -> None:
+        self._exporter = exporter
+        self._books = books
+        self._teller = teller
+        self._sizes = sizes or Sizes.from_environ()
+        self._hush = Hush()
+        self._hush.attach()
+        self._closed = False
+        self._restart()
+        if hasattr(os, "register_at_fork"):
+            child = weakref.WeakMethod(self._restart)
+            os.register_at_fork(after_in_child=lambda: (restart := child()) and restart())
+
+    def _restart(self) -> None:
+        # In a forked child too: what waits is sent by the parent, and its thread is not here.
+        self._waiting: deque[ReadableSpan] = deque()
+        # Reentrant, for a garbage collection in here may end a span itself.
+        self._lock = threading.RLock()
+        # Shut while there is nothing to hurry for. A bare lock, which guards nothing: an Event has a lock inside, and
+        # what ends a span in a garbage collection may do so inside of that.
+        gate = threading.Lock()
+        gate.acquire()
+        self._wait, self._open = gate.acquire, gate.release
+        self._hurried = False
+        self._thread: threading.Thread | None = None
+        self._flushes: list[threading.Event] = []
+        self._under_way = 0
+        self._pushed_out = 0
+        self._hold_until = 0.0
+
+    # ---- the side of the requests ------------------------------------------------------------------------------
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Take a span that has ended. Never raises, never waits."""
+        context = span.context
+        if context is None or not context.trace_flags.sampled:
+            return
+        try:
+            self._put(span)
+        except Exception as error:
+            self._books.fault(STAGE, error)
+
+    def _put(self, span: ReadableSpan) -> None:
+        full = False
+        with self._lock:
+            if self._closed:
+                return
+            waiting = self._waiting
+            if len(waiting) >= self._sizes.capacity:
+                waiting.popleft()
+                self._pushed_out += 1
+                full = True
+            waiting.append(span)
+            if len(waiting) >= self._sizes.batch:
+                self._hurry()
+        if full:
+            self._books.dropped("queue_full", 1)
+        if self._thread is None:  # in a forked child
+            self.begin()
+
+    def _hurry(self) -> None:
+        if not self._hurried:
+            self._hurried = True
+            try:
+                self._open()
+            except RuntimeError:
+                pass  # open already
+
+    def begin(self) -> None:
+        """Start the thread that exports."""
+        with self._lock:
+            if self._thread is not None or self._closed:
+                return
+            thread = self._thread = threading.Thread(target=self._run, name="obskit-spans", daemon=True)
+        try:
+            thread.start()  # not under the lock: greenlets change places in here
+        except BaseException:
+            self._thread = None
+            raise
+
+    @property
+    def size(self) -> int:
+        """How many spans wait."""
+        return len(self._waiting)
+
+    @property
+    def capacity(self) -> int:
+        """How many may."""
+        return self._sizes.capacity
+
+    # ---- the side of the exporter -----------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        # What the exporter does is no part of what it exports: instrumented HTTP clients stay silent in here.
+        otel_context.attach(otel_context.set_value(otel_context._SUPPRESS_INSTRUMENTATION_KEY, True))
+        while not self._closed:
+            hold_s = self._hold_until - monotonic()
+            self._wait(timeout=max(hold_s, self._sizes.delay_s))
+            with self._lock:
+                flushes, self._flushes = self._flushes, []
+                # While it is to wait, full batches do not hurry it again.
+                held = self._hurried = not flushes and self._hold_until > monotonic()
+            try:
+                if not held:
+                    self._drain(whole=bool(flushes))
+            except Exception as error:
+                self._books.fault(STAGE, error)
+            for done in flushes:
+                done.set()
+        try:
+            self._drain(whole=True)
+        except Exception as error:
+            self._books.fault(STAGE, error)
+        for done in self._flushes:
+            done.set()
+        self._hush.detach()
+
+    def _drain(self, *, whole: bool) -> None:
+        """Export all that waits now; or one batch, and more while there are whole ones and nobody asks for more."""
+        left = len(self._waiting)
+        while left > 0:
+            with self._lock:
+                batch = [self._waiting.popleft() for _ in range(min(self._sizes.batch, len(self._waiting)))]
+                self._under_way = len(batch)
+            if not batch:
+                return
+            self._export(batch)
+            left -= len(batch)
+            if not whole:
+                left = len(self._waiting)
+                if left < self._sizes.batch or self._flushes or self._hold_until > monotonic():
+                    return
+
+    def _export(self, batch: list[ReadableSpan]) -> None:
+        saw, clean = Saw("failed"), self._clean(batch)
+        if not clean:
+            return
+        try:
+            saw = self._sent(clean)
+        finally:
+            with self._lock:
+                given_up, self._under_way = not self._under_way, 0
+            if not given_up:
+                self._settled(saw, len(clean))
+        with self._lock:
+            pushed_out, self._pushed_out = self._pushed_out, 0
+        if pushed_out:
+            self._teller.pushed_out(pushed_out, self._sizes.capacity)
+
+    def _clean(self, batch: list[ReadableSpan]) -> list[ReadableSpan]:
+        """The spans without what is secret in them. One that cannot be cleaned is lost, never sent as it was."""
+        clean = []
+        for span in batch:
+            try:
+                clean.append(scrubbed(span))
+            except Exception as error:
+                self._books.fault("traces.scrub", error)
+                with self._lock:
+                    given_up = not self._under_way
+                    self._under_way -= not given_up
+                if not given_up:
+                    self._books.dropped("unprintable", 1)
+        return clean
+
+    def _sent(self, batch: list[ReadableSpan]) -> Saw:
+        failure: Exception | None = None
+        result = SpanExportResult.FAILURE
+        with self._hush.listening() as heard:
+            try:
+                result = self._exporter.export(batch)
+            except Exception as error:
+                failure = error
+        saw = saw_of(self._exporter)
+        if result is SpanExportResult.SUCCESS:
+            return saw if saw is not None and saw.kind in ("", "rejected") else FINE
+        if saw is None or not saw.kind or failure is not None:
+            saw = heard_of(heard, failure)
+        return saw
+
+    def _settled(self, saw: Saw, spans: int) -> None:
+        if saw.retry_after_s:
+            self._hold_until = monotonic() + min(saw.retry_after_s, MAX_HOLD_S)
+        if not saw.kind:
+            self._books.export("success")
+            self._teller.arrived()
+            if saw.says:
+                self._teller.warned(saw.says)
+        elif saw.kind == "rejected":
+            lost = min(saw.rejected, spans)
+            self._books.export("success")
+            self._books.dropped("rejected", lost)
+            self._teller.failed(saw, lost)
+        else:
+            self._books.export("failure")
+            self._books.dropped("not_otlp" if saw.kind == "not_otlp" else "export_failed", spans)
+            self._teller.failed(saw, spans)
+
+    # ---- the end -----------------------------------------------------------------------------------------------
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Export what waits now; False if that takes longer than the time given."""
+        done = threading.Event()
+        with self._lock:
+            if self._closed or self._thread is None or not (self._waiting or self._under_way):
+                return True
+            self._flushes.append(done)
+            self._hurried = False
+            self._hurry()
+        return done.wait(timeout_millis / 1000)
+
+    def give_up(self) -> int:
+        """Lose what was not sent until now, counted; returns how much it was."""
+        with self._lock:
+            spans = len(self._waiting) + self._under_way
+            self._waiting.clear()
+            self._under_way = 0
+        if spans:
+            self._books.dropped("shutdown", spans)
+            self._teller.gave_up(spans)
+        return spans
+
+    def shutdown(self, timeout_s: float = 5.0) -> None:
+        """Export what waits for at most so many seconds, count the rest as lost, and end."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            thread = self._thread
+            self._hurried = False
+            self._hurry()
+        if thread is not None and thread.ident is not None:
+            thread.join(timeout_s)
+        self.give_up()
+        # Also while it still exports: it is not to try again what was just counted as lost.
+        self._exporter.shutdown()
+        if thread is None or not thread.is_alive():
+            self._hush.detach()

@@ -1,0 +1,52 @@
+"""Ids: random whatever the application does with its own random numbers, and others in each process."""
+
+from __future__ import annotations
+
+import os
+import random
+
+from opentelemetry.sdk.trace import TracerProvider
+
+from obskit.config import Config
+from obskit.signals.ids import OwnIds
+from obskit.signals.provider import get_provider
+
+
+def test_the_applications_random_numbers_are_left_alone_and_decide_no_id() -> None:
+    handle = get_provider(Config(), {"service.name": "shop"})
+    tracer = handle.provider.get_tracer("t")
+    seen = set()
+    for _ in range(3):
+        random.seed(7)
+        span = tracer.start_span("s")
+        seen |= {span.context.trace_id, span.context.span_id}
+        first = random.random()
+        random.seed(7)
+        assert first == random.random()
+    assert len(seen) == 6
+    handle.shutdown(0.0)
+
+
+def test_ids_are_of_their_size_never_none_and_said_to_be_random() -> None:
+    ids = OwnIds()
+    assert all(0 < ids.generate_span_id() < 1 << 64 for _ in range(1000))
+    assert max(ids.generate_trace_id() for _ in range(1000)) > 1 << 120
+    ids._random = type("Zero", (), {"getrandbits": lambda self, bits: 0})()
+    assert (ids.generate_span_id(), ids.generate_trace_id()) == (1, 1)
+    assert ids.is_trace_id_random()
+    span = TracerProvider(id_generator=OwnIds(), shutdown_on_exit=False).get_tracer("t").start_span("s")
+    assert span.get_span_context().is_valid
+
+
+def test_a_forked_child_makes_other_ids_than_its_parent() -> None:
+    ids = OwnIds()
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(theirs, ids.generate_trace_id().to_bytes(16, "big"))
+        os._exit(0)
+    os.waitpid(child, 0)
+    told = int.from_bytes(os.read(ours, 16), "big")
+    os.close(ours)
+    os.close(theirs)
+    assert told != ids.generate_trace_id()
