@@ -207,9 +207,7 @@ def test_its_grep_lines_find_what_they_look_for_in_real_lines(
 
 def _write_lines(install: Callable[..., Any]) -> None:
     """One request of each way to end, and the other lines that runbooks speak of, on standard output."""
-    app = install(
-        _shop, service="shop", log_format="json", capture_logs="all", trusted_proxies=("loopback",)
-    )
+    app = install(_shop, service="shop", log_format="json", capture_logs="all", trusted_proxies=("loopback",))
     for path in (
         "/",
         "/missing",
