@@ -778,3 +778,43 @@ def test_a_secret_in_a_path_is_in_no_file(hire: Hire) -> None:
     one = hire()
     one.open(f"/reset/{token}")
     assert token.encode() not in Path(one.workers.path(flight.KIND)).read_bytes()
+
+
+def test_a_request_does_not_wait_for_room_that_a_hanging_disk_makes_for_another(
+    hire: Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flight, "GROW_S", 0.01)
+    one = hire()
+    while one.flight._free:
+        one.open()
+    with one.flight._growing:
+        exchange = one.open("/without a slot")
+    assert exchange.flight_slot is None
+    assert one.notes.lost == [("flight", "full")]
+    one.flight.closed(exchange)
+
+
+def test_a_request_that_came_before_there_was_a_file_is_where_an_heir_looks(hire: Hire) -> None:
+    one = hire()
+    recorder = FlightRecorder(one.metrics)
+    before = one.flight
+    one.flight = recorder
+    early, gone = one.open("/early", 1), one.open("/gone", 2)
+    recorder.closed(gone)
+    assert before._scene is not None
+    recorder.begin(before._scene)
+    slot = early.flight_slot
+    assert slot in recorder._slots
+    assert recorder.in_flight == [early]
+    recorder.closed(early)
+    assert (recorder.in_flight, slot in recorder._free) == ([], True)
+
+
+def test_a_request_that_closed_while_it_was_taken_over_is_given_back(hire: Hire) -> None:
+    one = hire()
+    exchange = one.open()
+    exchange.flight_slot = None  # its own thread has just let go of the slot it had before
+    exchange.closed = True
+    assert one.flight.in_flight == [exchange]
+    one.flight.note()
+    assert one.flight.in_flight == []

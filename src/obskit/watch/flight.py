@@ -56,6 +56,10 @@ _EARLY_NS = 1_000_000_000
 """A worker gives its sign of life once a second: so much less than its last one may tell."""
 
 
+GROW_S = 0.05
+"""How long a request waits for room that another one makes: that takes microseconds, unless its disk hangs."""
+
+
 class Slot:
     """The place of one request in flight."""
 
@@ -138,8 +142,10 @@ class FlightRecorder:
         self._close_file()
 
     def _grow(self) -> bool:
-        """Room for more requests; false if there are as many as can be."""
-        with self._growing:
+        """Room for more requests; false if there are as many as can be, or another thread hangs while it makes some."""
+        if not self._growing.acquire(timeout=GROW_S):
+            return False
+        try:
             if self._free:
                 return True  # another thread has just made it
             if len(self._slots) >= _MAX_SLOTS:
@@ -158,6 +164,8 @@ class FlightRecorder:
             self._slots.extend(made)
             self._free.extend(reversed(made))
             return True
+        finally:
+            self._growing.release()
 
     # ---- one request -----------------------------------------------------------------------------
 

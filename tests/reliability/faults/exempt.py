@@ -46,6 +46,7 @@ GUARDED: dict[str, frozenset[str]] = {
     "adapters/django.py": frozenset({"_note_route"}),
     "adapters/_django_sessions.py": frozenset({"_before_view", "_found_nothing", "_ends"}),
     "adapters/_starlette_sessions.py": frozenset({"_note"}),
+    "adapters/starlette.py": frozenset({"wrap"}),
 }
 # Whole functions that only ask the application's own object: without its answer there is none.
 DELEGATES = frozenset({"__getattr__", "__eq__", "__bytes__", "__len__", "__getitem__"})
