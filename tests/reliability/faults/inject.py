@@ -412,7 +412,8 @@ def main() -> None:
     if not given.no_cold:
         for number in chosen(cold):
             ask = next(ask for ask, sites in run.cold.items() if number in sites)
-            for fault in ("Exception", "unusable", "hang"):
+            hangs = ("hang",) if exempt.may_hang(hook.sites[number]) else ()
+            for fault in ("Exception", "unusable", *hangs):
                 if in_time():
                     run.try_sites([Trial(number, fault, ask)], cold=True)
     if given.pairs:
