@@ -479,7 +479,10 @@ def seen_of(value: Any) -> Any:
     """A message as it is now: what is done to it later does not reach into the transcript."""
     if not isinstance(value, dict):
         return value
-    return {key: list(one) if key == "headers" and one is not None else one for key, one in value.items()}
+    seen = {key: list(one) if key == "headers" and one is not None else one for key, one in value.items()}
+    if "file" in seen:
+        seen["file"] = type(seen["file"])  # the number of a descriptor is the one that happens to be free
+    return seen
 
 
 async def serve(app: Any, scope: dict[str, Any], server: Server) -> list[Any]:

@@ -177,6 +177,25 @@ def test_the_first_requests_of_an_application_take_turns_as_they_do_without_us()
         assert seen == ["/1", "/2", "/1", "/2"]
 
 
+def test_detectors_have_their_memory_when_the_first_request_of_a_loop_closes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pipeline, notes = make_pipeline()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        notes.called(f"app, judging {pipeline._judging}")
+
+    call_asgi(AsgiDoor(app, pipeline))
+    assert "app, judging True" in notes.calls
+    hung = threading.Event()
+    monkeypatch.setattr(module, "PAUSE_S", 0.01)
+    pipeline, notes = make_pipeline()
+    monkeypatch.setattr(pipeline, "_each_judge", lambda step: hung.wait(10) and None)
+    call_asgi(AsgiDoor(app, pipeline))
+    assert "app, judging False" in notes.calls, "a folder that hangs holds up nobody"
+    hung.set()
+
+
 def test_the_exporter_is_there_before_the_first_span_ends() -> None:
     pipeline, notes = make_pipeline()
     hung = threading.Event()

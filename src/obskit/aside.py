@@ -7,13 +7,16 @@ end until it is empty.
 from __future__ import annotations
 
 import asyncio
+import select
 import threading  # looked up when used: gevent may replace what is in it after we were imported
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 WAIT_S = 1.0
 """How long a request waits for `Once`: what takes milliseconds has hung by then."""
 LOOK_EVERY_S = 0.25
+PAUSE_S = 0.1
 
 
 class Once:
@@ -74,6 +77,13 @@ class Once:
             self._do(seen)
         finally:
             self._done.set()
+
+
+def pause_until(done: Callable[[], bool]) -> None:
+    """Stand still until it is, a tenth of a second at most: in an event loop only where that is as good as no time."""
+    until = monotonic() + PAUSE_S
+    while not done() and monotonic() < until:
+        select.select((), (), (), 0.0002)
 
 
 async def aside(call: Callable[..., Any], *arguments: Any) -> Any:

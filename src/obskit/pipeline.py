@@ -20,7 +20,7 @@ from time import monotonic, perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from obskit.answering import Answering
-from obskit.aside import WAIT_S, Once, aside
+from obskit.aside import WAIT_S, Once, aside, pause_until
 from obskit.context import _current
 from obskit.exchange import Exchange, Outcome
 from obskit.findings import Detector, Judge, Verdict
@@ -135,8 +135,8 @@ class Pipeline(Answering):
         self._begin_signals()
         with self._judging_lock:
             if not self._judging:
-                self._judging = True
                 self._each_judge("begin")
+                self._judging = True
 
     def _begin_signals(self) -> None:
         """What opens no file; the first span that ends is to find its exporter."""
@@ -163,16 +163,16 @@ class Pipeline(Answering):
         return self._serving.over
 
     def serve(self) -> None:
-        """Start to watch, once this process has its first request: only then is it sure on which socket it serves.
-
-        A request waits for it, or no heir would know of it; but not for ever.
-        """
+        """Start to watch. The first request waits for it, or no heir would know of it; a second at most."""
         self._serving.wait()
 
     def serve_soon(self) -> None:
-        """The same from within an event loop, where nobody waits: what is counted meanwhile moves with it."""
+        """The same from within an event loop, which goes on: what is counted meanwhile moves with it."""
         self._begin_signals()
         self._serving.start()
+        pause_until(
+            lambda: self._judging
+        )  # a millisecond, without a lifespan: detectors are to have their memory
 
     async def serve_early(self) -> None:
         """The same at lifespan startup, where the socket is there already, as workers inherit it."""

@@ -457,3 +457,25 @@ def test_no_attribute_grows_with_what_a_client_sends(house: Make, spans: InMemor
         client_address=long, server_address=long, scheme=long, http_version=long, user_agent=long, path=long
     )
     assert max(len(str(value)) for value in only(spans).attributes.values()) <= MAX_ATTRIBUTE
+
+
+def test_what_stands_in_the_context_around_a_request_is_there_within_it_and_no_parent(
+    house: Make, spans: InMemorySpanExporter
+) -> None:
+    made = house()
+    key = context.create_key("of the framework")
+    outside = trace.set_span_in_context(
+        trace.NonRecordingSpan(trace.SpanContext(1, 2, is_remote=False, trace_flags=trace.TraceFlags(1)))
+    )
+    token = context.attach(context.set_value(key, "kept", outside))
+    try:
+        exchange = Exchange("http", "GET", "/")
+        made.pipeline.open(exchange, None)
+        entered = made.pipeline.enter(exchange)
+        assert context.get_value(key) == "kept"
+        assert format(trace.get_current_span().get_span_context().trace_id, "032x") == exchange.trace_id
+        made.pipeline.leave(entered)
+        made.pipeline.close(exchange)
+    finally:
+        context.detach(token)
+    assert exchange.trace_id != f"{1:032x}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator
+from json import dumps as _dumps
 from typing import NamedTuple
 
 from prometheus_client.core import Exemplar
@@ -63,7 +64,7 @@ def written(parts: Iterable[Part], folded: Iterable[str] = ()) -> bytes:
         ]
         for one in parts
     ]
-    return json.dumps([list(folded), families], separators=(",", ":")).encode()
+    return _dumps([list(folded), families], separators=(",", ":")).encode()
 
 
 def read(data: bytes) -> tuple[list[str], list[Part]]:

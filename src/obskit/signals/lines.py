@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from json import dumps as _dumps
 from json.encoder import encode_basestring
 from time import time
 from typing import Any, Final
@@ -163,8 +163,7 @@ class LineFormat:
         if not values:
             return ""
         return (
-            ","
-            + _visible(json.dumps(values, ensure_ascii=False, separators=(",", ":"), allow_nan=False))[1:-1]
+            "," + _visible(_dumps(values, ensure_ascii=False, separators=(",", ":"), allow_nan=False))[1:-1]
         )
 
 
@@ -186,7 +185,7 @@ def own_fields(exchange: Exchange, is_secret: IsSecret = is_secret_name) -> dict
 
 def finding_names(exchange: Exchange) -> str:
     """The names of the findings as JSON, each once."""
-    return json.dumps(list(dict.fromkeys(one.finding for one in exchange.findings)), separators=(",", ":"))
+    return _dumps(list(dict.fromkeys(one.finding for one in exchange.findings)), separators=(",", ":"))
 
 
 def evidence_of(findings: tuple[Finding, ...]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
+from json import dumps as _dumps
 from threading import Lock
 
 from obskit import names
@@ -242,7 +243,7 @@ def _write(path: str, folded: list[str], kept: dict[str, dict[Labels, Series]]) 
         os.unlink(new)  # of one that was killed in these lines
     room = shelf.Shelf(new)
     try:
-        room.take(json.dumps([_FOLDED, *folded]).encode(), 0)
+        room.take(_dumps([_FOLDED, *folded]).encode(), 0)
         for name, labels, series in ((name, *one) for name, family in kept.items() for one in family.items()):
             metric = _KNOWN[name]
             key = key_of(name, labels)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
+from json import dumps as _dumps
 from typing import Any
 
 from opentelemetry import context as otel_context
@@ -95,7 +95,7 @@ class Traces:
         elif carrier is not None and trace.get_current_span(parent).get_span_context().span_id == ids.span_id:
             exchange.span_id = self._new_ids()[1]
         exchange.span = span
-        exchange.otel_context = trace.set_span_in_context(span, parent)
+        exchange.otel_context = trace.set_span_in_context(span, _within(otel_context.get_current(), parent))
         if failed is not None:
             raise failed
 
@@ -185,6 +185,11 @@ class Traces:
 MAX_ATTRIBUTE = 2048
 
 
+def _within(around: Context, parent: Context) -> Context:
+    """What the caller sent, and what stands around the application already: the framework's own values, say."""
+    return Context({**around, **parent}) if around else parent
+
+
 def _span_method(exchange: Exchange) -> str:
     # Semantic conventions: an unknown method must not become a span name.
     return "HTTP" if exchange.method == names.OTHER_METHOD else exchange.method
@@ -193,7 +198,7 @@ def _span_method(exchange: Exchange) -> str:
 def _attribute(value: Any, is_secret: Callable[[str], bool]) -> Any:
     shown = plain(value, is_secret)
     if shown is None or isinstance(shown, list | dict):
-        return json.dumps(shown, ensure_ascii=False)[:MAX_ATTRIBUTE]
+        return _dumps(shown, ensure_ascii=False)[:MAX_ATTRIBUTE]
     return shown
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -57,6 +58,13 @@ def source_of(suite: Suite, cache: Path) -> Path:
 
 def make_ready(suite: Suite, cache: Path, python: str) -> Ready:
     """Unpack the suite and install what it needs, unless both are there from an earlier run."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be making the same one
+        return _made_ready(suite, cache, python)
+
+
+def _made_ready(suite: Suite, cache: Path, python: str) -> Ready:
     source = source_of(suite, cache)
     pins = [
         line

@@ -14,9 +14,6 @@ from tests.reliability.transparency.compare import Verdict, compare
 from tests.reliability.transparency.fetch import Ready, cache_folder, make_ready
 from tests.reliability.transparency.suites import SUITES
 
-# One worker: the second would wait for the first to fetch what both need.
-pytestmark = pytest.mark.xdist_group("transparency")
-
 STARLETTE = ["tests/test_applications.py", "tests/test_responses.py", "tests/test_websockets.py"]
 STARLETTE += ["tests/test_requests.py", "tests/middleware/test_base.py", "tests/middleware/test_errors.py"]
 
