@@ -52,7 +52,7 @@ ROOMS = {
     "folders": Room(),
     "shared": Room(frozenset({"folders"})),
     "workers": Room(frozenset({"folders"})),
-    "watch": Room(BASE | {"pipeline", "workers", "folders", "detectors"}),
+    "watch": Room(BASE | {"aside", "pipeline", "workers", "folders", "detectors"}),
     "aside": Room(),
     "desk": Room(),
     "trust": Room(frozenset({"exchange"})),

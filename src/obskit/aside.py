@@ -79,9 +79,9 @@ class Once:
             self._done.set()
 
 
-def pause_until(done: Callable[[], bool]) -> None:
-    """Stand still until it is, a tenth of a second at most: in an event loop only where that is as good as no time."""
-    until = monotonic() + PAUSE_S
+def pause_until(done: Callable[[], bool], timeout_s: float | None = None) -> None:
+    """Stand still until it is, `PAUSE_S` at most: in an event loop only where that is as good as no time."""
+    until = monotonic() + (PAUSE_S if timeout_s is None else timeout_s)
     while not done() and monotonic() < until:
         select.select((), (), (), 0.0002)
 

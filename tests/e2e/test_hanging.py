@@ -311,11 +311,12 @@ def test_what_hangs_in_a_loop_or_its_threads_and_what_blocks_it(
         stuck = told(server.lines, "request_stuck")
         assert set(stuck) == set(hanging), "each of them, and none that makes progress or may take its time"
         for request_id, lines in stuck.items():
-            assert all(seen_in(line) in expected[request_id] for line in lines), lines
+            # On a machine with too much to do, the first look may come before the request has come to that line.
+            assert seen_in(lines[-1]) in expected[request_id], lines
             assert all(line["http_route"] == f"/{request_id}" for line in lines), lines
             assert lines[0]["waited_s"] >= 0.4
             for before, after in pairwise(lines):
-                assert after["waited_s"] >= 1.9 * before["waited_s"]
+                assert after["waited_s"] >= 1.9 * before["waited_s"] - 0.1  # both are rounded
         assert not told(server.lines, "event_loop_blocked"), "nothing has blocked it"
 
         for one in blocking:

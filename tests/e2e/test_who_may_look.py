@@ -292,7 +292,7 @@ def test_a_port_of_its_own_answers_for_all_workers_and_the_applications_port_doe
             list(strangers.map(lambda _: ask("127.0.0.1", running.port, request("GET", "/")), range(32)))
             return scrape().count(b"process_start_time_seconds{")
 
-        wait_until(lambda: workers() == 2)
+        wait_until(lambda: workers() == 2, 30.0)  # one worker may take them all for a while
         own = ask("127.0.0.1", running.port, request("GET", "/metrics", "Host: localhost"))
         assert b"the application's own" in own
         assert with_samples([own]) == 0

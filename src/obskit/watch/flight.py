@@ -24,6 +24,7 @@ from time import time_ns
 from typing import TYPE_CHECKING
 
 from obskit import folders, names
+from obskit.aside import pause_until
 from obskit.exchange import Exchange
 from obskit.plain import path_of
 from obskit.redact import scrub
@@ -143,8 +144,9 @@ class FlightRecorder:
 
     def _grow(self) -> bool:
         """Room for more requests; false if there are as many as can be, or another thread hangs while it makes some."""
-        if not self._growing.acquire(timeout=GROW_S):
-            return False
+        if not self._growing.acquire(blocking=False):
+            pause_until(lambda: bool(self._free), GROW_S)
+            return bool(self._free)
         try:
             if self._free:
                 return True  # another thread has just made it
