@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -531,3 +532,19 @@ def first_address(worker: Workers) -> tuple[str, int]:
     about = json.loads(Path(worker.folder, "group.json").read_text())
     host, port = about["address"].strip("()").split(",")
     return host.strip("' "), int(port)
+
+
+def test_a_socket_that_cannot_be_given_back_is_not_closed_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Kept(workers._socket.socket):
+        def detach(self) -> int:
+            raise OSError("not given back")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(workers._socket, "socket", Kept)
+        with pytest.raises(OSError, match="given back"), workers.borrowed(server.fileno()):
+            pass
+        monkeypatch.undo()
+        gc.collect()
+        socket.create_connection(server.getsockname()).close()
+        kept = workers._lent.pop()
+        workers._socket.socket.detach(kept)

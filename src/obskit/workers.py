@@ -1,16 +1,14 @@
 """The processes that answer at one address: who they are, who of them lives, and who buries the dead.
 
-No server tells its workers of each other, but all of them accept connections on one listening socket, and nobody
-else does. So the socket's inode names the group: it is the same in each worker of gunicorn, uvicorn, hypercorn and
-uWSGI, it stays over a reload and an upgrade of the binary (USR2), and a service that starts anew has a new one.
-Where each worker opens a socket of its own for the same port (SO_REUSEPORT), address and parent process name it.
+No server tells its workers of each other, but all of them, and nobody else, accept on one listening socket: its inode
+names the group. It stays over a reload and an upgrade of the binary (USR2), and a service that starts anew has a new
+one. Where each worker has a socket of its own (SO_REUSEPORT), address and parent process name it.
 
 The group has a folder. Each worker keeps a file in it, `<token>.worker`, and holds a lock on that for as long as it
 lives: the kernel lets it go however the process ends, so neither a pid that is used again nor a container that
 starts with the same one is mistaken for a living worker. What else a worker keeps lies beside it under the same
 token. A dead worker is buried by one of the living, alone with the folder's lock: its heirs (metrics, flight
-recorder) read what it left, then its files go. They may be called again for the same worker, if the one that buried
-it died in the midst of that.
+recorder) read what it left, then its files go; once more, if the one that buried it died meanwhile.
 """
 
 from __future__ import annotations
@@ -37,6 +35,7 @@ from obskit import folders
 
 LAYOUT = 1
 _PREFIX = f"workers-{LAYOUT}"
+_lent: list[_socket.socket] = []
 _MEMBER = ".worker"
 _ABOUT, _MAX_ABOUT = "group.json", 65_536
 _LOCK = "lock"
@@ -277,13 +276,14 @@ def listeners() -> list[Listener]:
 @contextmanager
 def borrowed(fd: int) -> Iterator[_socket.socket]:
     """The socket of a descriptor, to be asked something; it stays open, and as it is. Raises OSError."""
-    # The class that gevent does not replace. And said to be non-blocking, whatever it is: Python would make it so
-    # where the application has set a default timeout, and a server that accepts or a database driver would fail.
+    # The class that gevent does not replace. Said to be non-blocking, or a default timeout would really make it so.
     one = _socket.socket(-1, socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0), -1, fd)
     try:
         yield one
     finally:
+        _lent.append(one)  # were it not given back, its end would close the socket of the server
         one.detach()
+        _lent.remove(one)
 
 
 def oom_kills() -> int:
