@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from obskit import folders, workers
+from obskit import folders, listeners, workers
 from obskit.workers import Member, State, Workers
 from tests.support.group import listening
 
@@ -517,6 +517,28 @@ def test_a_socket_that_listens_is_found_whatever_its_family(tmp_path: Path) -> N
     assert not workers._sockets() & inodes
 
 
+def test_a_socket_of_ours_is_none_of_the_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with listening() as ours, listening() as theirs:
+        listeners.keep_apart(ours)
+        assert [one.fd for one in listeners.listeners() if one.fd in (ours.fileno(), theirs.fileno())] == [
+            theirs.fileno()
+        ]
+
+
+def test_what_the_parent_has_open_too_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    with listening() as first, listening() as second:
+        own = {one.fileno(): os.fstat(one.fileno()).st_ino for one in (first, second)}
+        for inode in own.values():
+            monkeypatch.setattr(listeners, "_sockets_of", lambda pid, inode=inode: {inode})
+            assert next(iter(listeners.listeners())).inode == inode
+    # Asked in earnest: a child finds in its parent, which is this process, what this process listens on.
+    with listening() as one:
+        inode = os.fstat(one.fileno()).st_ino
+        code = f"import os; from obskit.listeners import _sockets_of; print({inode} in _sockets_of(os.getppid()))"
+        asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert asked.stdout == "True\n"
+
+
 def test_workers_with_a_socket_each_for_one_port_are_a_group_by_their_parent(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0), reuse_port=True) as first:
         one = Workers.join(str(tmp_path), "shop")
@@ -535,16 +557,16 @@ def first_address(worker: Workers) -> tuple[str, int]:
 
 
 def test_a_socket_that_cannot_be_given_back_is_not_closed_either(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Kept(workers._socket.socket):
+    class Kept(listeners._socket.socket):
         def detach(self) -> int:
             raise OSError("not given back")
 
     with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setattr(workers._socket, "socket", Kept)
-        with pytest.raises(OSError, match="given back"), workers.borrowed(server.fileno()):
+        monkeypatch.setattr(listeners._socket, "socket", Kept)
+        with pytest.raises(OSError, match="given back"), listeners.borrowed(server.fileno()):
             pass
         monkeypatch.undo()
         gc.collect()
         socket.create_connection(server.getsockname()).close()
-        kept = workers._lent.pop()
-        workers._socket.socket.detach(kept)
+        kept = listeners._lent.pop()
+        listeners._socket.socket.detach(kept)

@@ -13,14 +13,12 @@ recorder) read what it left, then its files go; once more, if the one that burie
 
 from __future__ import annotations
 
-import _socket
 import errno
 import json
 import os
 import secrets
 import shutil
 import socket
-import stat
 import struct
 import time
 import weakref
@@ -32,10 +30,10 @@ from threading import Lock
 from typing import Any, NamedTuple, Self
 
 from obskit import folders
+from obskit.listeners import listeners
 
 LAYOUT = 1
 _PREFIX = f"workers-{LAYOUT}"
-_lent: list[_socket.socket] = []
 _MEMBER = ".worker"
 _ABOUT, _MAX_ABOUT = "group.json", 65_536
 _LOCK = "lock"
@@ -247,43 +245,6 @@ def groups(directory: str | None) -> Iterator[tuple[dict[str, Any], list[Member]
                 if name.startswith(_PREFIX):
                     folder = os.path.join(above, name)
                     yield _about(folder), _members(folder, "")
-
-
-class Listener(NamedTuple):
-    """A listening socket of this process. Not to be kept open by us: its server closes it to end the service."""
-
-    fd: int
-    inode: int
-    address: str
-    reused: bool
-
-
-def listeners() -> list[Listener]:
-    """The listening sockets of this process, the oldest first."""
-    found = []
-    for name in os.listdir("/dev/fd"):
-        with suppress(OSError, ValueError, AttributeError):
-            fd, known = int(name), os.fstat(int(name))
-            if stat.S_ISSOCK(known.st_mode):
-                with borrowed(fd) as one:
-                    if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                        tcp = one.family != socket.AF_UNIX
-                        reused = tcp and bool(one.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT))
-                        found.append(Listener(fd, known.st_ino, repr(one.getsockname()), reused))
-    return sorted(found, key=lambda listener: listener.inode)
-
-
-@contextmanager
-def borrowed(fd: int) -> Iterator[_socket.socket]:
-    """The socket of a descriptor, to be asked something; it stays open, and as it is. Raises OSError."""
-    # The class that gevent does not replace. Said to be non-blocking, or a default timeout would really make it so.
-    one = _socket.socket(-1, socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0), -1, fd)
-    try:
-        yield one
-    finally:
-        _lent.append(one)  # were it not given back, its end would close the socket of the server
-        one.detach()
-        _lent.remove(one)
 
 
 def oom_kills() -> int:

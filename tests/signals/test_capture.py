@@ -162,7 +162,15 @@ def test_a_structlog_event_handed_to_stdlib_keeps_its_fields(house: Make, lines:
     assert "_logger" not in line
 
 
-def test_objects_that_servers_hang_on_records_stay_off_the_line(house: Make, lines: Lines) -> None:
+def test_objects_that_servers_hang_on_records_stay_off_the_line(
+    house: Make, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (
+        "uvicorn",
+        "uvicorn.error",
+    ):  # as they are before a server of another test has configured them
+        monkeypatch.setattr(logging.getLogger(name), "handlers", [])
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
     house()
     logging.getLogger("uvicorn.error").warning("e", extra={"color_message": "\x1b[1m", "request": object()})
     assert {"color_message", "request"}.isdisjoint(lines()[0])

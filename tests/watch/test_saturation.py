@@ -15,12 +15,12 @@ import anyio.to_thread
 import pytest
 
 from obskit import names
+from obskit.listeners import Listener, listeners
 from obskit.names import Metric
 from obskit.watch.gc_pauses import gc_pauses
 from obskit.watch.saturation import Saturation, backlog
 from obskit.watch.scene import Scene
 from obskit.watch.server import ServerFacts
-from obskit.workers import Listener, listeners
 from tests.support.recording import SceneHere
 
 

@@ -22,6 +22,7 @@ from zlib import crc32
 
 from obskit.config import Config
 from obskit.desk import Pace
+from obskit.listeners import keep_apart
 from obskit.pipeline import Answer, Endpoint
 from obskit.signals.exposition import text_answer
 
@@ -355,6 +356,7 @@ def _listener(family: socket.AddressFamily, host: str, port: int) -> socket.sock
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
+        keep_apart(listener)  # before it listens: workers know each other by the socket of their server
         listener.bind((host, port))
         listener.listen(BACKLOG)
         listener.setblocking(False)

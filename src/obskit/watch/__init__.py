@@ -13,6 +13,7 @@ from typing import Protocol
 from obskit import names
 from obskit.config import Config
 from obskit.exchange import Exchange, Outcome
+from obskit.listeners import listeners
 from obskit.names import Metric
 from obskit.pipeline import Pipeline
 from obskit.watch import inquiry, oversight
@@ -26,7 +27,7 @@ from obskit.watch.server import ServerFacts, server_facts
 from obskit.watch.stuck import StuckWatch
 from obskit.watch.ticker import HUNG_S, housekeeper, ticker
 from obskit.watch.vantage import Vantage, vantage
-from obskit.workers import Member, State, Workers, listeners
+from obskit.workers import Member, State, Workers
 
 HOUSEKEEPING_S = 1.0
 

@@ -9,9 +9,9 @@ import sys
 from typing import Any
 
 from obskit import names
+from obskit.listeners import Listener, borrowed, listeners
 from obskit.watch.gc_pauses import gc_pauses
 from obskit.watch.scene import Scene
-from obskit.workers import Listener, borrowed, listeners
 
 # struct tcp_info of Linux: eight bytes, then numbers. Of a listening socket the fifth is how many connections wait to
 # be accepted, the sixth how many may.
