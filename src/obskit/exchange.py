@@ -120,6 +120,7 @@ class Exchange:
         "declared_request_bytes",
         "declared_response_bytes",
         "disconnected",
+        "duration",
         "ended_ns",
         "exception",
         "exception_handled",
@@ -165,11 +166,23 @@ class Exchange:
         "status",
         "stuck_after_s",
         "thread_id",
+        "time_to_first_byte",
         "trace_id",
         "upload_cut",
         "url_path",
         "user_agent",
     )
+
+    duration: float
+    """Seconds from the first request byte to the last response byte (to the end, if no byte was sent).
+
+    Raises ValueError while the exchange is open. Source: our own monotonic clock.
+    """
+    time_to_first_byte: float | None
+    """Seconds from the first request byte to the first response body byte; None if none was sent.
+
+    Source: our own monotonic clock; not in the OpenTelemetry semantic conventions.
+    """
 
     def __init__(self, protocol: str = "http", method: str = "GET", url_path: str = "/") -> None:
         self.started_ns: int = perf_counter_ns()
@@ -304,24 +317,24 @@ class Exchange:
         self.request = self.response_headers = self.session = None
         self.response_head = b""
 
-    @property
-    def duration(self) -> float:
-        """Seconds from the first request byte to the last response byte (to the end, if no byte was sent).
-
-        Raises ValueError while the exchange is open. Source: our own monotonic clock.
-        """
+    def settle(self) -> None:
+        """Work out once what several signals ask for; the pipeline calls it when the request has ended."""
+        started_ns, first_byte_ns = self.started_ns, self.first_byte_ns
         end = self.last_byte_ns or self.ended_ns
-        if end is None:
-            raise ValueError("the exchange is still open: its duration is known when it has closed")
-        return (end - self.started_ns) * 1e-9
+        if end is not None:
+            self.duration = (end - started_ns) * 1e-9
+        self.time_to_first_byte = None if first_byte_ns is None else (first_byte_ns - started_ns) * 1e-9
 
-    @property
-    def time_to_first_byte(self) -> float | None:
-        """Seconds from the first request byte to the first response body byte; None if none was sent.
-
-        Source: our own monotonic clock; not in the OpenTelemetry semantic conventions.
-        """
-        return None if self.first_byte_ns is None else (self.first_byte_ns - self.started_ns) * 1e-9
+    def __getattr__(self, name: str) -> Any:
+        # Only what is not worked out yet comes this way.
+        if name == "duration":
+            end = self.last_byte_ns or self.ended_ns
+            if end is None:
+                raise ValueError("the exchange is still open: its duration is known when it has closed")
+            return (end - self.started_ns) * 1e-9
+        if name == "time_to_first_byte":
+            return None if self.first_byte_ns is None else (self.first_byte_ns - self.started_ns) * 1e-9
+        raise AttributeError(f"an Exchange has no attribute {name!r}")
 
     @property
     def error_type(self) -> str:

@@ -262,6 +262,7 @@ class Pipeline(Judging):
             if exchange.http_route is None:
                 exchange.http_route = UNMATCHED_ROUTE
             exchange.outcome = outcome
+            exchange.settle()
             self._detect(exchange)
             exchange.level = exchange.severity()
         except Exception as error:
