@@ -22,6 +22,7 @@ from obskit.config import Config
 from obskit.errors import InstallError
 from obskit.signals.collector import Teller, shown
 from obskit.signals.ids import OwnIds
+from obskit.signals.otlp_wire import Encoded
 from obskit.signals.scrubbing import scrubbed_resource
 from obskit.signals.span_queue import SpanQueue
 
@@ -65,6 +66,9 @@ class ProviderHandle:
         self.collector = collector
         """Where the exporter sends to, without what may be secret in the address; empty without one of ours."""
         self.users = 1
+        self.encoded: Callable[[Encoded], None] | None = None
+        """Where spans may go as bytes, past their provider's processors; None while only spans are taken."""
+        self._judged: tuple[Any, bool] = (None, True)
         self._make_exporter = make_exporter
         self._queue: SpanQueue | None = None
         self._books = _Books()
@@ -94,7 +98,22 @@ class ProviderHandle:
             finally:
                 self._queue = SpanQueue(exporter, self._books, Teller(self.collector))
                 self.provider.add_span_processor(self._queue)
+        if hasattr(exporter, "encode"):
+            self.encoded = self._queue.put
         self._queue.begin()
+
+    def foreign_processors(self) -> bool:
+        """Whether spans of this provider go to anybody but our exporter."""
+        try:
+            # One tuple, replaced when a processor is added.
+            processors = self.provider._active_span_processor._span_processors
+        except AttributeError:
+            return True
+        judged, foreign = self._judged
+        if judged is not processors:
+            foreign = any(one is not self._queue for one in processors)
+            self._judged = processors, foreign
+        return foreign
 
     def queue(self) -> tuple[int, int] | None:
         """How many spans wait, and how many may; None while there is no exporter."""
@@ -133,6 +152,7 @@ class ProviderHandle:
             return
         if self._queue is not None:
             queue, self._queue, self._make_exporter = self._queue, None, None
+            self.encoded, self._judged = None, (None, True)
             queue.shutdown(timeout_s)
         else:
             self.flush(timeout_s)

@@ -13,13 +13,14 @@ import weakref
 from collections import deque
 from dataclasses import dataclass
 from time import monotonic
-from typing import Protocol
+from typing import Any, Protocol
 
 from opentelemetry import context as otel_context
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from obskit.signals.collector import FINE, Hush, Saw, Teller, heard_of, saw_of
+from obskit.signals.otlp_wire import Encoded
 from obskit.signals.scrubbing import scrubbed
 
 STAGE = "traces.queue"
@@ -84,7 +85,11 @@ class SpanQueue(SpanProcessor):
 
     def _restart(self) -> None:
         # In a forked child too: what waits is sent by the parent, and its thread is not here.
-        self._waiting: deque[ReadableSpan] = deque()
+        self._waiting: deque[ReadableSpan | Encoded] = deque()
+        # Where spans are put: the same, but for a queue that is closed.
+        self._into: deque[ReadableSpan | Encoded] = deque(maxlen=0) if self._closed else self._waiting
+        # So many need a look: the first one, which may have to start the thread, then each that makes a batch.
+        self._enough = 1
         # Reentrant, for a garbage collection in here may end a span itself.
         self._lock = threading.RLock()
         # Shut while there is nothing to hurry for. A bare lock, which guards nothing: an Event has a lock inside, and
@@ -106,32 +111,39 @@ class SpanQueue(SpanProcessor):
         context = span.context
         if context is None or not context.trace_flags.sampled:
             return
+        self.put(span)
+
+    def put(self, item: ReadableSpan | Encoded) -> None:
+        """Take a span that is to be sent. Never raises, never waits."""
         try:
-            self._put(span)
+            # No lock: each of these is one step for the interpreter, and whoever sees that there are too many, or
+            # enough for a batch, looks again under the lock.
+            into = self._into
+            into.append(item)
+            if len(into) >= self._enough:
+                self._look()
         except Exception as error:
             self._books.fault(STAGE, error)
 
-    def _put(self, span: ReadableSpan) -> None:
-        full = False
+    def _look(self) -> None:
+        pushed_out = 0
         with self._lock:
-            if self._closed:
-                return
             waiting = self._waiting
-            if len(waiting) >= self._sizes.capacity:
+            while len(waiting) > self._sizes.capacity:
                 waiting.popleft()
-                self._pushed_out += 1
-                full = True
-            waiting.append(span)
+                pushed_out += 1
+            self._pushed_out += pushed_out
             if len(waiting) >= self._sizes.batch:
                 self._hurry()
-        if full:
-            self._books.dropped("queue_full", 1)
+        if pushed_out:
+            self._books.dropped("queue_full", pushed_out)
         if self._thread is None:  # in a forked child
             self.begin()
 
     def _hurry(self) -> None:
         if not self._hurried:
             self._hurried = True
+            self._enough = self._sizes.capacity + 1
             try:
                 self._open()
             except RuntimeError:
@@ -143,10 +155,11 @@ class SpanQueue(SpanProcessor):
             if self._thread is not None or self._closed:
                 return
             thread = self._thread = threading.Thread(target=self._run, name="obskit-spans", daemon=True)
+            self._enough = self._sizes.batch
         try:
             thread.start()  # not under the lock: greenlets change places in here
         except BaseException:
-            self._thread = None
+            self._thread, self._enough = None, 1
             raise
 
     @property
@@ -171,6 +184,8 @@ class SpanQueue(SpanProcessor):
                 flushes, self._flushes = self._flushes, []
                 # While it is to wait, full batches do not hurry it again.
                 held = self._hurried = not flushes and self._hold_until > monotonic()
+                # Before the queue is emptied: what was put until now is seen below, what comes later asks again.
+                self._enough = self._sizes.capacity + 1 if held else self._sizes.batch
             try:
                 if not held:
                     self._drain(whole=bool(flushes))
@@ -202,7 +217,7 @@ class SpanQueue(SpanProcessor):
                 if left < self._sizes.batch or self._flushes or self._hold_until > monotonic():
                     return
 
-    def _export(self, batch: list[ReadableSpan]) -> None:
+    def _export(self, batch: list[ReadableSpan | Encoded]) -> None:
         saw, clean = Saw("failed"), self._clean(batch)
         if not clean:
             return
@@ -218,12 +233,12 @@ class SpanQueue(SpanProcessor):
         if pushed_out:
             self._teller.pushed_out(pushed_out, self._sizes.capacity)
 
-    def _clean(self, batch: list[ReadableSpan]) -> list[ReadableSpan]:
+    def _clean(self, batch: list[ReadableSpan | Encoded]) -> list[ReadableSpan | Encoded]:
         """The spans without what is secret in them. One that cannot be cleaned is lost, never sent as it was."""
         clean = []
         for span in batch:
             try:
-                clean.append(scrubbed(span))
+                clean.append(span if isinstance(span, Encoded) else scrubbed(span))
             except Exception as error:
                 self._books.fault("traces.scrub", error)
                 with self._lock:
@@ -233,7 +248,7 @@ class SpanQueue(SpanProcessor):
                     self._books.dropped("unprintable", 1)
         return clean
 
-    def _sent(self, batch: list[ReadableSpan]) -> Saw:
+    def _sent(self, batch: list[Any]) -> Saw:
         failure: Exception | None = None
         result = SpanExportResult.FAILURE
         with self._hush.listening() as heard:
@@ -296,6 +311,7 @@ class SpanQueue(SpanProcessor):
             if self._closed:
                 return
             self._closed = True
+            self._into = deque(maxlen=0)
             thread = self._thread
             self._hurried = False
             self._hurry()
