@@ -265,6 +265,8 @@ class Pipeline(Judging):
             exchange.settle()
             self._detect(exchange)
             exchange.level = exchange.severity()
+            if not exchange.sampled:
+                exchange.kept = self._traces.keeps(exchange)
         except Exception as error:
             exchange.outcome = exchange.outcome or Outcome.UNKNOWN
             self.failed("close", error)
