@@ -69,7 +69,7 @@ ROOMS = {
     "asgi_scope": Room(frozenset({"exchange", "names"})),
     "signals": Room(
         BASE | {"refusals", "pipeline", "listeners", "workers", "folders", "desk", "trust"},
-        SIGNAL_LIBRARIES | {"requests"},
+        SIGNAL_LIBRARIES | {"requests", "certifi"},
     ),
     "adapters": Room(BASE | {"pipeline", "wsgi", "asgi"}, FRAMEWORKS),
     "detectors": Room(FLOOR | {"config", "findings", "shared"}),

@@ -24,6 +24,7 @@ INTERFACES: Final = ("wsgi", "asgi")
 PROXY_PLACES: Final = ("loopback", "private", "unix")
 OTLP_PROTOCOLS: Final = ("http/protobuf", "grpc")
 KEPT_TRACES: Final = ("errors", "slow", "findings")
+OTLP_EXPORTERS: Final = ("lean", "official")
 
 
 def _one_of(allowed: tuple[str, ...]) -> Callable[[Any], str]:
@@ -275,6 +276,12 @@ class Config:
     )
     otlp_protocol: str | None = _option(
         _one_of(OTLP_PROTOCOLS), None, "http/protobuf or grpc; OTEL_EXPORTER_OTLP_PROTOCOL comes after"
+    )
+    otlp_exporter: str = _option(
+        _one_of(OTLP_EXPORTERS),
+        "lean",
+        "what sends spans over OTLP/HTTP: lean (obskit's own, at a fraction of the CPU time; behind a proxy and with "
+        "a credential provider the official one takes its place), or official (OpenTelemetry's)",
     )
     metrics_token: str | None = field(default=None, repr=False)
 

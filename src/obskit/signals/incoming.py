@@ -78,7 +78,10 @@ def context_of(caller: Caller) -> SpanContext:
     if not isinstance(caller, str):
         return caller
     return SpanContext(
-        int(caller[3:35], 16), int(caller[36:52], 16), is_remote=True, trace_flags=TraceFlags(flags_of(caller))
+        int(caller[3:35], 16),
+        int(caller[36:52], 16),
+        is_remote=True,
+        trace_flags=TraceFlags(flags_of(caller)),
     )
 
 
@@ -86,7 +89,11 @@ def within(caller: Caller | None, context: Context | None) -> Context:
     """The context that the propagators make of such a request."""
     if context is None:
         context = Context()
-    return trace.set_span_in_context(NonRecordingSpan(context_of(caller)), context) if isinstance(caller, str) else context
+    return (
+        trace.set_span_in_context(NonRecordingSpan(context_of(caller)), context)
+        if isinstance(caller, str)
+        else context
+    )
 
 
 def flags_of(caller: Caller) -> int:

@@ -238,13 +238,18 @@ def _exporter(config: Config) -> tuple[Callable[[], SpanExporter] | None, str, s
 
 
 def _http(config: Config) -> Callable[[], SpanExporter]:
+    endpoint = None  # the OTEL_EXPORTER_OTLP_* variables say it
+    if config.otlp_endpoint is not None:
+        base = config.otlp_endpoint.rstrip("/")
+        endpoint = base if base.endswith("/v1/traces") else f"{base}/v1/traces"
     # Imported now, not in `begin`: that may run inside the first request, which should not pay for it.
+    if config.otlp_exporter == "lean":
+        from obskit.signals.otlp_lean import LeanExporter, knows_the_way  # noqa: PLC0415
+
+        if knows_the_way(endpoint):
+            return lambda: LeanExporter(endpoint)
     from obskit.signals.otlp_http import HttpExporter  # noqa: PLC0415
 
-    if config.otlp_endpoint is None:
-        return lambda: HttpExporter(None)  # reads the OTEL_EXPORTER_OTLP_* variables itself
-    base = config.otlp_endpoint.rstrip("/")
-    endpoint = base if base.endswith("/v1/traces") else f"{base}/v1/traces"
     return lambda: HttpExporter(endpoint)
 
 

@@ -54,9 +54,7 @@ class Maker:
             span._linked = linked
         return span
 
-    def unsampled(
-        self, exchange: Exchange, caller: Caller | None, linked: Caller | None
-    ) -> UnsampledSpan:
+    def unsampled(self, exchange: Exchange, caller: Caller | None, linked: Caller | None) -> UnsampledSpan:
         """The span of one that is not."""
         span: UnsampledSpan = _new(UnsampledSpan)
         span._maker = self
@@ -78,7 +76,9 @@ class Maker:
             trace_state=None if caller is None else context_of(caller).trace_state,
         )
 
-    def span(self, exchange: Exchange, context: SpanContext, caller: Caller | None, linked: Caller | None) -> _Span:
+    def span(
+        self, exchange: Exchange, context: SpanContext, caller: Caller | None, linked: Caller | None
+    ) -> _Span:
         """The same request's span as the SDK starts it."""
         tracer = self.tracer
         span = _Span(

@@ -61,7 +61,9 @@ class RequestWire:
         self._clients: dict[str | None, bytes] = {}
         self._sizes: dict[int, bytes] = {}
 
-    def write(self, exchange: Exchange, caller: Caller | None, linked: Caller | None, kept: str = "") -> bytes:
+    def write(
+        self, exchange: Exchange, caller: Caller | None, linked: Caller | None, kept: str = ""
+    ) -> bytes:
         """The `ScopeSpans.spans` entry of a request that has ended, without findings and without an exception."""
         if caller is None:
             head = _hex(f"0a10{exchange.trace_id}1208{exchange.span_id}{_HERE}")

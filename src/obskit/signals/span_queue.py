@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 import weakref
 from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Protocol
@@ -26,6 +28,12 @@ from obskit.signals.scrubbing import scrubbed
 STAGE = "traces.queue"
 MAX_HOLD_S = 30.0
 """How long a collector may make us wait that asks for it with Retry-After."""
+MAX_REQUEST = 4 << 20
+"""Bytes of one request: what receivers take by default."""
+SLICE = 16
+REST_S = 0.000_1
+"""After so many spans are made ready, who answers requests gets the interpreter: it would be kept from them until the
+whole batch is done, or for the five milliseconds that the interpreter gives a thread."""
 
 
 class Books(Protocol):
@@ -52,6 +60,21 @@ class Sizes:
         return cls(capacity, min(batch, capacity), _number("OTEL_BSP_SCHEDULE_DELAY", 5000) / 1000)
 
 
+def _parts(ready: list[ReadableSpan | Encoded]) -> Iterator[list[ReadableSpan | Encoded]]:
+    """Requests that are not too large for a receiver; what is not encoded has no size yet."""
+    part: list[ReadableSpan | Encoded] = []
+    size = 0
+    for span in ready:
+        more = len(span.data) if isinstance(span, Encoded) else 0
+        if part and size + more > MAX_REQUEST:
+            yield part
+            part, size = [], 0
+        part.append(span)
+        size += more
+    if part:
+        yield part
+
+
 def _number(name: str, default: int) -> int:
     value = os.environ.get(name, "").strip()
     if value.isascii() and value.isdigit() and 0 < int(value[:12]) <= 10_000_000:
@@ -72,6 +95,7 @@ class SpanQueue(SpanProcessor):
         self, exporter: SpanExporter, books: Books, teller: Teller, sizes: Sizes | None = None
     ) -> None:
         self._exporter = exporter
+        self._encode: Callable[[ReadableSpan], Encoded] | None = getattr(exporter, "encode", None)
         self._books = books
         self._teller = teller
         self._sizes = sizes or Sizes.from_environ()
@@ -218,27 +242,43 @@ class SpanQueue(SpanProcessor):
                     return
 
     def _export(self, batch: list[ReadableSpan | Encoded]) -> None:
-        saw, clean = Saw("failed"), self._clean(batch)
-        if not clean:
-            return
-        try:
-            saw = self._sent(clean)
-        finally:
-            with self._lock:
-                given_up, self._under_way = not self._under_way, 0
-            if not given_up:
-                self._settled(saw, len(clean))
+        for part in _parts(self._ready(batch)):
+            try:
+                self._export_part(part)
+            except Exception as error:
+                self._books.fault(STAGE, error)
         with self._lock:
             pushed_out, self._pushed_out = self._pushed_out, 0
         if pushed_out:
             self._teller.pushed_out(pushed_out, self._sizes.capacity)
 
-    def _clean(self, batch: list[ReadableSpan | Encoded]) -> list[ReadableSpan | Encoded]:
-        """The spans without what is secret in them. One that cannot be cleaned is lost, never sent as it was."""
-        clean = []
+    def _export_part(self, part: list[ReadableSpan | Encoded]) -> None:
+        if not self._under_way:
+            return  # given up
+        saw = Saw("failed")
+        try:
+            saw = self._sent(part)
+        finally:
+            with self._lock:
+                given_up = not self._under_way
+                self._under_way = max(0, self._under_way - len(part))
+            if not given_up:
+                self._settled(saw, len(part))
+
+    def _ready(self, batch: list[ReadableSpan | Encoded]) -> list[ReadableSpan | Encoded]:
+        """The spans without what is secret in them, as the exporter takes them.
+
+        One that cannot be cleaned or encoded is lost, never sent as it was, and never takes others with it.
+        """
+        ready: list[ReadableSpan | Encoded] = []
+        encode, made = self._encode, 0
         for span in batch:
+            if isinstance(span, Encoded):
+                ready.append(span)
+                continue
             try:
-                clean.append(span if isinstance(span, Encoded) else scrubbed(span))
+                clean = scrubbed(span)
+                ready.append(clean if encode is None else encode(clean))
             except Exception as error:
                 self._books.fault("traces.scrub", error)
                 with self._lock:
@@ -246,7 +286,10 @@ class SpanQueue(SpanProcessor):
                     self._under_way -= not given_up
                 if not given_up:
                     self._books.dropped("unprintable", 1)
-        return clean
+            made += 1
+            if made % SLICE == 0:
+                time.sleep(REST_S)
+        return ready
 
     def _sent(self, batch: list[Any]) -> Saw:
         failure: Exception | None = None

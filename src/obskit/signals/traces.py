@@ -63,7 +63,9 @@ class Traces:
         self._keeps_errors, self._keeps_findings = "errors" in keep, "findings" in keep
         self._slow_ns = round(slow_request_s * 1e9) if "slow" in keep else 1 << 63
         self._tracer = provider.provider.get_tracer("obskit", __version__)
-        generator = provider.provider.id_generator if isinstance(provider.provider, TracerProvider) else OwnIds()
+        generator = (
+            provider.provider.id_generator if isinstance(provider.provider, TracerProvider) else OwnIds()
+        )
         self._new_pair, self._new_span = pairs_of(generator), spans_of(generator)
         # The propagator decides which headers carry context (OTEL_PROPAGATORS); a request without any is a root.
         self.carrier_headers = frozenset(name.lower() for name in propagate.get_global_textmap().fields)
@@ -86,7 +88,12 @@ class Traces:
 
     def opened(self, exchange: Exchange) -> None:
         maker, bounds = self._maker, self._bounds
-        if maker is None or bounds is None or self._provider.foreign_processors() or not _enabled(maker.tracer):
+        if (
+            maker is None
+            or bounds is None
+            or self._provider.foreign_processors()
+            or not _enabled(maker.tracer)
+        ):
             self._opened_by_sdk(exchange)
             return
         caller: Caller | None = None
