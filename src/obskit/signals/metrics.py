@@ -234,14 +234,14 @@ class Metrics:
                 request_bytes, response_bytes = exchange.request_bytes, exchange.response_bytes
                 request_bucket = bisect_left(cells.request_size.bounds, request_bytes) if request_bytes else 0
                 response_bucket = bisect_left(cells.response_size.bounds, response_bytes)
-                duration, first_byte = exchange.duration, exchange.time_to_first_byte
+                duration, first_byte = exchange.duration_s, exchange.first_byte_s
                 duration_bucket = bisect_left(cells.duration.bounds, duration)
                 # The first byte comes before the last: of a request in the first bucket, it is in the first, too.
                 first_byte_bucket = duration_bucket and bisect_left(
                     cells.first_byte.bounds, first_byte or 0.0
                 )
                 exemplar = None
-                if exchange.sampled:
+                if exchange.sampled or exchange.kept:
                     exemplar = (exchange.trace_id, duration, exchange.started_unix_ns * 1e-9 + duration)
             except BaseException:  # a record that is not whole: whatever it was, it is not in flight any more
                 with self.store.lock:
