@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import platform
+import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +22,7 @@ from obskit.signals.metrics import Metrics
 from obskit.version import __version__
 from tests.signals.conftest import House
 from tests.support.exposition import labels
+from tests.support.racing import THREADS, in_threads
 
 Make = Callable[..., House]
 DURATION = "http_server_request_duration_seconds"
@@ -308,3 +313,81 @@ def test_a_record_that_is_not_whole_is_not_in_flight_any_more(spoilt: dict[str, 
     with pytest.raises(TypeError):
         metrics.closed(exchange)
     assert metrics._active_cells["GET"].value == 0.0
+
+
+def closing(**fields: Any) -> Exchange:
+    """A record that is about to be shown to the signals."""
+    exchange = Exchange()
+    exchange.http_route, exchange.status, exchange.outcome = "/orders", 200, Outcome.COMPLETED
+    exchange.last_byte_ns = exchange.started_ns + 2_000_000
+    for name, value in fields.items():
+        setattr(exchange, name, value)
+    return exchange
+
+
+def serve(metrics: Metrics, **fields: Any) -> None:
+    exchange = closing(**fields)
+    metrics.opened(exchange)
+    metrics.closed(exchange)
+
+
+def test_the_first_byte_of_a_slow_answer_is_in_a_bucket_of_its_own() -> None:
+    metrics, exchange = Metrics(10), closing()
+    metrics.opened(exchange)
+    exchange.first_byte_ns = exchange.started_ns + 20_000_000
+    exchange.last_byte_ns = exchange.started_ns + 300_000_000
+    metrics.closed(exchange)
+    page = metrics.store.look()
+    assert page["http_server_time_to_first_byte_seconds"]["GET", "/orders"].numbers[2] == 1
+    assert page[DURATION]["GET", "/orders", "200", ""].numbers[7] == 1
+
+
+def test_of_one_status_and_outcome_each_error_has_a_series_of_its_own() -> None:
+    metrics = Metrics(100)
+    for error in (KeyError("a"), ValueError("b"), KeyError("c"), None):
+        serve(metrics, exception=error, outcome=Outcome.RAISED_AFTER_HEADERS)
+    found = metrics.store.look()[DURATION]
+    assert {labels[3]: sum(series.numbers[:-1]) for labels, series in found.items()} == {
+        "KeyError": 2, "ValueError": 1, "": 1
+    }  # fmt: skip
+
+
+def test_a_5xx_with_an_exception_and_one_without_are_of_one_series() -> None:
+    metrics = Metrics(100)
+    serve(metrics, status=503)
+    serve(metrics, status=503, exception=KeyError("a"), outcome=Outcome.RAISED)
+    (series,) = metrics.store.look()[DURATION].values()
+    assert sum(series.numbers[:-1]) == 2
+
+
+def test_requests_that_are_counted_while_their_numbers_move_are_all_counted(tmp_path: Path) -> None:
+    metrics, each, turns = Metrics(100), 1_500, iter(range(1_000_000))
+
+    def work(_: int) -> None:
+        for _ in range(each):
+            serve(metrics)
+            metrics.log_record("info")
+
+    def move() -> None:
+        metrics.store.move(str(tmp_path / "numbers") if next(turns) % 2 else None)
+
+    in_threads(work, meanwhile=move)
+    assert next(turns) > 1
+    page = metrics.store.look()
+    (duration,) = page[DURATION].values()
+    (size,) = page["http_server_response_body_size_bytes"].values()
+    (outcome,) = page["obskit_http_server_outcomes_total"].values()
+    assert sum(duration.numbers[:-1]) == outcome.numbers[0] == sum(size.numbers[:-1]) == THREADS * each
+    assert duration.numbers[-1] == pytest.approx(THREADS * each * 0.002)
+    assert page["obskit_log_records_total"]["info",].numbers == [THREADS * each]
+    assert {series.numbers[0] for series in page["http_server_active_requests"].values()} == {0}
+
+
+@pytest.mark.parametrize("step", [Metrics.opened, Metrics.closed, Metrics.log_record])
+def test_a_request_calls_nothing_while_it_holds_the_lock(step: Callable[..., None]) -> None:
+    """A thread that CPython stops there, at a call, would let all others wait."""
+    (function,) = ast.parse(textwrap.dedent(inspect.getsource(step))).body
+    held = [node for node in ast.walk(function) if isinstance(node, ast.With)]
+    assert held
+    for block in held:
+        assert not [node for node in ast.walk(block) if isinstance(node, ast.Call | ast.For | ast.While)]

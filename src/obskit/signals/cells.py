@@ -254,6 +254,12 @@ class NumberFamily(_Family):
 class HistogramFamily(_Family):
     """Histograms of one metric."""
 
+    def __init__(self, metric: Metric, limit: int, store: Store) -> None:
+        super().__init__(metric, limit, store)
+        bounds = metric.buckets
+        # Counts (of bytes, of calls) are compared with whole numbers in half the time.
+        self._bounds = tuple(map(int, bounds)) if all(bound % 1 == 0 for bound in bounds) else bounds
+
     def child(self, *values: str) -> Histogram:
         return self._child(values)  # type: ignore[no-any-return]
 
@@ -269,7 +275,7 @@ class HistogramFamily(_Family):
         return buckets + 1 + buckets * EXEMPLAR_NUMBERS
 
     def _new_cell(self, view: View, at: int) -> Histogram:
-        return Histogram(self.metric.buckets, view, at)
+        return Histogram(self._bounds, view, at)
 
 
 class Store:
@@ -372,9 +378,9 @@ class Store:
     def series(self, cell: Number | Histogram) -> Series:
         """What one cell holds now."""
         with self.lock:
-            if isinstance(cell, Histogram):
-                return Series(cell.numbers(), list(cell.exemplars))
-            return Series(cell.numbers())
+            numbers = cell.numbers()
+            exemplars = list(cell.exemplars) if isinstance(cell, Histogram) else None
+        return Series(numbers, exemplars)
 
     def collect(self) -> Iterator[ExposedMetric]:
         yield from exposed(self.look(), [family.metric for family in self.families.values()], self.max_series)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from bisect import bisect_left
 from collections.abc import Callable
 from typing import Protocol
 
@@ -46,12 +47,21 @@ class Server(Protocol):
     def shutdown(self) -> None: ...
 
 
-class _RouteCells:
-    """The cells of one (method, route): what does not depend on the status."""
+class _Cells:
+    """All cells in which a request that ended in one way is counted."""
 
-    __slots__ = ("first_byte", "request_size", "response_size")
+    __slots__ = ("duration", "first_byte", "outcome", "request_size", "response_size")
 
-    def __init__(self, first_byte: Histogram, request_size: Histogram, response_size: Histogram) -> None:
+    def __init__(
+        self,
+        outcome: Number,
+        duration: Histogram,
+        first_byte: Histogram,
+        request_size: Histogram,
+        response_size: Histogram,
+    ) -> None:
+        self.outcome = outcome
+        self.duration = duration
         self.first_byte = first_byte
         self.request_size = request_size
         self.response_size = response_size
@@ -114,9 +124,8 @@ class Metrics:
         assert isinstance(queue, HistogramFamily)
         self._queue = queue.child()
         self._process = OwnProcess()
-        self._cells: dict[tuple[str, str, int | None, str], tuple[Histogram, _RouteCells]] = {}
-        self._route_cells: dict[tuple[str, str], _RouteCells] = {}
-        self._outcome_cells: dict[tuple[str, str], Number] = {}
+        # Of a whole record the first four tell the type of the error; only with an exception it is asked for.
+        self._cells: dict[tuple[str, str | None, int | None, Outcome | None, str], _Cells] = {}
         self._invariant_cells: dict[str, tuple[Number, Number]] = {}
         self._look = self.store.page
         self.store.look = self._page
@@ -212,40 +221,57 @@ class Metrics:
                 cell.view[cell.at] += 1.0
 
     def closed(self, exchange: Exchange) -> None:
-        route = exchange.http_route or names.UNMATCHED_ROUTE
         exception = exchange.exception
         if exchange.protocol != "http":
-            outcome = self._outcome_cell(route, str(exchange.outcome))
             # A connection of hours is no request latency: WebSockets are counted by outcome alone.
-            with self.store.lock:
-                outcome.view[outcome.at] += 1.0
+            self._outcomes.add(1.0, exchange.http_route or names.UNMATCHED_ROUTE, str(exchange.outcome))
         else:
             active = self._active_cells[exchange.method]
             try:
-                outcome = self._outcome_cell(route, str(exchange.outcome))
-                duration_cell, cells = self._resolve(
-                    exchange.method, route, exchange.status, exchange.error_type
-                )
+                error_type = "" if exception is None else exchange.error_type
+                key = (exchange.method, exchange.http_route, exchange.status, exchange.outcome, error_type)
+                cells = self._cells.get(key) or self._resolve(key, exchange.error_type)
+                request_bytes, response_bytes = exchange.request_bytes, exchange.response_bytes
+                request_bucket = bisect_left(cells.request_size.bounds, request_bytes) if request_bytes else 0
+                response_bucket = bisect_left(cells.response_size.bounds, response_bytes)
                 duration, first_byte = exchange.duration, exchange.time_to_first_byte
+                duration_bucket = bisect_left(cells.duration.bounds, duration)
+                # The first byte comes before the last: of a request in the first bucket, it is in the first, too.
+                first_byte_bucket = duration_bucket and bisect_left(
+                    cells.first_byte.bounds, first_byte or 0.0
+                )
+                exemplar = None
+                if exchange.sampled:
+                    exemplar = (exchange.trace_id, duration, exchange.started_unix_ns * 1e-9 + duration)
             except BaseException:  # a record that is not whole: whatever it was, it is not in flight any more
                 with self.store.lock:
                     active.view[active.at] -= 1.0
                 raise
-            exemplar = None
-            if exchange.sampled:
-                ended = exchange.started_unix_ns * 1e-9 + duration
-                exemplar = (exchange.trace_id, duration, ended)
+            # Nothing is called while the lock is held: CPython changes threads at calls, so none has to wait for it.
             with self.store.lock:
                 active.view[active.at] -= 1.0
-                cells.request_size.observe(exchange.request_bytes)
-                cells.response_size.observe(exchange.response_bytes)
+                cell = cells.request_size
+                cell.view[cell.at + request_bucket] += 1.0
+                if request_bytes:
+                    cell.view[cell.sum_at] += request_bytes
+                cell = cells.response_size
+                cell.view[cell.at + response_bucket] += 1.0
+                cell.view[cell.sum_at] += response_bytes
                 if first_byte is not None:
-                    cells.first_byte.observe(first_byte)
+                    cell = cells.first_byte
+                    cell.view[cell.at + first_byte_bucket] += 1.0
+                    cell.view[cell.sum_at] += first_byte
                 # Last, and together: when the worker is killed here, a request is in both or in neither.
+                outcome, cell = cells.outcome, cells.duration
                 outcome.view[outcome.at] += 1.0
-                duration_cell.observe(duration, exemplar)
+                cell.view[cell.at + duration_bucket] += 1.0
+                cell.view[cell.sum_at] += duration
+                if exemplar is not None:
+                    cell.exemplars[duration_bucket] = exemplar
+                    cell.changed = True
         if exception is not None and isinstance(exception, Exception):
             handled = "true" if exchange.exception_handled else "false"
+            route = exchange.http_route or names.UNMATCHED_ROUTE
             self._exceptions.add(1, route, type(exception).__name__, handled)
         for finding in exchange.findings:
             if not finding.told:
@@ -253,11 +279,12 @@ class Metrics:
 
     def count_answer(self, method: str, route: str, status: int, duration_s: float) -> None:
         """Count a request whose answer was on its way when its worker died: what its client saw, nobody knows."""
-        cell, _ = self._resolve(method, route, status or None, str(status) if status >= 500 else "")
-        outcome = self._outcome_cell(route, Outcome.UNKNOWN)
+        error_type = str(status) if status >= 500 else ""
+        cells = self._resolve((method, route, status or None, Outcome.UNKNOWN, error_type), error_type)
+        outcome = cells.outcome
         with self.store.lock:
             outcome.view[outcome.at] += 1.0
-            cell.observe(duration_s)
+            cells.duration.observe(duration_s)
 
     def count_finding(self, finding: Finding) -> None:
         """Count one finding, in a request or outside of all."""
@@ -279,38 +306,19 @@ class Metrics:
             cell.view[cell.at] += 1.0
 
     def _resolve(
-        self, method: str, route: str, status: int | None, error_type: str
-    ) -> tuple[Histogram, _RouteCells]:
-        key = (method, route, status, error_type)
-        found = self._cells.get(key)
-        if found is None:
-            status_label = "" if status is None else str(status)
-            found = (
-                self._duration.child(method, route, status_label, error_type),
-                self._of_route(method, route),
-            )
-            if len(self._cells) < self._duration.limit:
-                self._cells[key] = found
-        return found
-
-    def _of_route(self, method: str, route: str) -> _RouteCells:
-        found = self._route_cells.get((method, route))
-        if found is None:
-            found = _RouteCells(
-                self._first_byte.child(method, route),
-                self._request_size.child(method, route),
-                self._response_size.child(method, route),
-            )
-            if len(self._route_cells) < self._first_byte.limit:
-                self._route_cells[method, route] = found
-        return found
-
-    def _outcome_cell(self, route: str, outcome: str) -> Number:
-        found = self._outcome_cells.get((route, outcome))
-        if found is None:
-            found = self._outcomes.child(route, outcome)
-            if len(self._outcome_cells) < self._outcomes.limit:
-                self._outcome_cells[route, outcome] = found
+        self, key: tuple[str, str | None, int | None, Outcome | None, str], error_type: str
+    ) -> _Cells:
+        method, route, status, outcome, _ = key
+        route = route or names.UNMATCHED_ROUTE
+        found = _Cells(
+            self._outcomes.child(route, str(outcome)),
+            self._duration.child(method, route, "" if status is None else str(status), error_type),
+            self._first_byte.child(method, route),
+            self._request_size.child(method, route),
+            self._response_size.child(method, route),
+        )
+        if len(self._cells) < self._duration.limit:
+            self._cells[key] = found
         return found
 
     def log_record(self, level: str) -> None:
