@@ -56,6 +56,7 @@ VALUES: dict[str, tuple[Any, str, Any, str, str]] = {
     "disabled_instrumentations": (("redis",), "redis", ["re dis"], "re dis", "instrumentation names"),
     "otlp_endpoint": ("http://c:4318", " http://c:4318", "c:4318", "http://c/?x=1", "URL without a query"),
     "otlp_protocol": ("grpc", "GRPC", "http/json", "udp", "http/protobuf, grpc"),
+    "otlp_exporter": ("official", "Official", "fast", "none", "lean, official"),
 }
 
 

@@ -164,7 +164,7 @@ def test_a_rule_that_cannot_be_found_is_counted_and_the_request_is_unmatched() -
 @pytest.mark.parametrize(
     ("owner", "helper", "stage"),
     [
-        (wsgi, "_read_environ", "wsgi.open"),
+        (wsgi, "read_environ", "wsgi.open"),
         (wsgi, "observe_input", "wsgi.open"),
         (wsgi, "Exchange", "wsgi.open"),
         (wsgi._Call, "_note_start", "wsgi.start_response"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from obskit import judging
 from obskit import pipeline as pipelines
 from obskit.context import current
 from obskit.exchange import Exchange, Outcome
@@ -450,9 +451,9 @@ def test_findings_of_a_request_are_bounded_and_the_rest_is_counted() -> None:
     pipeline, notes = make_pipeline(detectors=[detector("invariant_failed")])
     exchange = Exchange()
     pipeline.open(exchange, None)
-    for amount in range(pipelines.MAX_FINDINGS + 3):
+    for amount in range(judging.MAX_FINDINGS + 3):
         pipeline.invariant("stock", exchange, False, {"amount": amount})
-    assert len(exchange.findings) == pipelines.MAX_FINDINGS
+    assert len(exchange.findings) == judging.MAX_FINDINGS
     assert notes.lost == [("findings", "too_many")] * 3
 
 

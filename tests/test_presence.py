@@ -240,17 +240,17 @@ def test_a_server_that_shows_nothing_is_left_alone(owner: Any) -> None:
 
         async def receive(self) -> Any: ...
 
-    assert presence.presence_of(Server().receive, unexpected, has_body=False) is None
+    assert presence.sight(Server().receive, unexpected, has_body=False) == (None, None)
 
 
 def test_a_receive_that_belongs_to_nobody_shows_nothing() -> None:
     async def receive() -> Any: ...
 
-    assert presence.presence_of(receive, unexpected, has_body=False) is None
+    assert presence.sight(receive, unexpected, has_body=False) == (None, None)
 
 
 def test_the_base_case_never_knows() -> None:
     base = presence.Presence()
-    assert (base.left(), base.upload_arrived(), base.early) == (False, False, ())
+    assert (base.left(), base.early) == (False, ())
     base.received(DISCONNECT)
     base.close()

@@ -11,12 +11,12 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from time import monotonic, perf_counter_ns
 from typing import Any
 
-from obskit.asgi_scope import MARK, QUEUE_HEADERS, Scope, has_body, length, read_scope, recorded
+from obskit.asgi_scope import MARK, Scope, has_body, header_kinds, length, read_scope, recorded
 from obskit.aside import aside
 from obskit.desk import Desk
-from obskit.exchange import HEAD_BYTES, Exchange
+from obskit.exchange import HEAD_BYTES, Exchange, digested
 from obskit.pipeline import UNAVAILABLE, Answer, Endpoint, Entered, Pipeline
-from obskit.presence import Presence, presence_of
+from obskit.presence import Presence, sight
 
 __all__ = ["MARK", "AsgiDoor", "RouteOf", "Scope"]
 
@@ -65,8 +65,7 @@ class AsgiDoor:
         self._in_flight = 0
         self._desk = Desk()
         pipeline.hears_shutdown = False  # until the application takes part in its server's lifespan
-        carried = frozenset(name.encode("latin-1") for name in pipeline.carrier_headers)
-        self._wanted_headers = carried | QUEUE_HEADERS
+        self._headers = header_kinds(frozenset(name.encode("latin-1") for name in pipeline.carrier_headers))
 
     def __getattr__(self, name: str) -> Any:
         # Copying asks an object that has no attributes yet, and for protocols that are not the application's.
@@ -87,7 +86,7 @@ class AsgiDoor:
             if kind in _SERVED:
                 if not pipeline.serving and scope.get("path") not in pipeline.excluded:
                     pipeline.serve_soon()
-                if kind == "http":
+                if kind == "http" and (scope.get("path") in pipeline.endpoints or scope.get("root_path")):
                     endpoint = self._endpoint(scope)
                 if endpoint is not None:
                     answer = await self._ask(endpoint, scope)
@@ -149,9 +148,10 @@ class AsgiDoor:
         """The request on its way through this door, and the id its client gave it; no call if it is excluded."""
         for key, value in self.scope_defaults:
             scope.setdefault(key, value)
-        if recorded(scope) or scope.get("path") in self.pipeline.excluded:
+        outer = scope.get(MARK)
+        if (outer is not None and not outer.closed) or scope.get("path") in self.pipeline.excluded:
             return None, None
-        exchange, request_id = read_scope(scope, self._wanted_headers)
+        exchange, request_id = read_scope(scope, self._headers)
         make = _HttpCall if kind == "http" else _WebSocketCall
         return make(self.pipeline, exchange, receive, send), request_id
 
@@ -254,15 +254,19 @@ class _Call:
 
 
 class _HttpCall(_Call):
-    __slots__ = ("_has_body", "_last_handed_over", "_presence", "_trailers")
+    __slots__ = ("_flag", "_has_body", "_last_handed_over", "_presence", "_trailers")
 
     def __init__(self, pipeline: Pipeline, exchange: Exchange, receive: Receive, send: Send) -> None:
-        super().__init__(pipeline, exchange, receive, send)
+        self.pipeline = pipeline
+        self.exchange = exchange
+        self._receive = receive
+        self._send = send
         self._trailers = False
         self._last_handed_over = False
-        self._has_body = has_body(exchange)
-        exchange.request_complete = not self._has_body
-        self._presence = presence_of(receive, pipeline.failed, has_body=self._has_body)
+        body = self._has_body = has_body(exchange)
+        exchange.request_complete = not body
+        # What the server itself shows of the client, or another way to see it.
+        self._flag, self._presence = sight(receive, pipeline.failed, has_body=body)
 
     async def receive(self) -> Message:
         presence = self._presence
@@ -297,29 +301,35 @@ class _HttpCall(_Call):
             kind = message["type"]
             if kind == "http.request":
                 body = message.get("body", b"")
-                exchange.request_bytes += len(body)
-                if exchange.body_digest is not None:
-                    exchange.body_digest.feed(body)
+                if body:
+                    if exchange.method in self.pipeline.digested:
+                        before = exchange.body_checksum or 0
+                        exchange.body_checksum = digested(body, before, exchange.request_bytes)
+                    exchange.request_bytes += len(body)
                 exchange.request_complete = not message.get("more_body", False)
             elif kind == "http.disconnect" and not self._last_handed_over:
                 # After a finished response every server says this; before, the client has really left.
                 exchange.disconnected = True
-                # While the application was still reading: the upload is what was cut.
-                arrived = presence is not None and presence.upload_arrived()
+                # While the application was still reading: the upload is what was cut. Once the client has left, uvicorn
+                # says only that: what had arrived is not handed out any more.
+                arrived = getattr(self._flag, "more_body", True) is False
                 exchange.upload_cut = not (exchange.request_complete or arrived) and self._has_body
         except Exception as error:
             self.pipeline.failed("asgi.receive", error)
         return message
 
     async def send(self, message: Message) -> None:
-        presence = self._presence
+        exchange, flag = self.exchange, self._flag
         try:
-            if presence is not None:
-                self._look(presence)
+            if flag is not None:
+                if flag.disconnected and not exchange.response_complete:
+                    exchange.disconnected = True
+            elif self._presence is not None:
+                self._look(self._presence)
             # Before the send: hypercorn says http.disconnect from within its last one.
             if not self._last_handed_over and self._is_last(message):
                 self._last_handed_over = True
-                self.pipeline.answering(self.exchange)
+                self.pipeline.answering(exchange)
             if self.pipeline.echo_request_id and message["type"] == "http.response.start":
                 message = self._with_request_id(message)
         except Exception as error:
@@ -327,7 +337,7 @@ class _HttpCall(_Call):
         try:
             await self._send(message)
         except OSError:
-            self.exchange.disconnected = True  # ASGI 2.4: what send() raises when the client has left
+            exchange.disconnected = True  # ASGI 2.4: what send() raises when the client has left
             raise
         except Exception:
             try:
@@ -336,16 +346,18 @@ class _HttpCall(_Call):
                 self.pipeline.failed("asgi.send", error)
             raise
         try:
-            if presence is not None and presence.valid_after_send:
-                self._look(presence)
+            if flag is not None and flag.disconnected and not exchange.response_complete:
+                exchange.disconnected = True
             # What is sent to a client that has left goes nowhere; servers accept it in silence.
-            if not self.exchange.disconnected:
+            if not exchange.disconnected:
                 self._note_sent(message)
         except Exception as error:
             self.pipeline.failed("asgi.send", error)
 
     def _is_last(self, message: Message) -> bool:
         kind = message.get("type")
+        if kind == "http.response.start":
+            return False
         if kind in _BODY_TYPES:
             return not message.get("more_body", False) and not self._trailers
         return kind == "http.response.trailers" and not message.get("more_trailers", False)

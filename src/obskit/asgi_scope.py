@@ -13,7 +13,7 @@ Scope = MutableMapping[str, Any]
 MARK = "obskit.exchange"
 # Methods whose requests have no body unless they declare one.
 _BODILESS_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE"})
-QUEUE_HEADERS = frozenset({b"x-request-start", b"x-queue-start"})
+_USER_AGENT, _REQUEST_ID, _LENGTH, _QUEUE, _CARRIED = range(5)
 
 
 def recorded(scope: Scope) -> bool:
@@ -21,10 +21,23 @@ def recorded(scope: Scope) -> bool:
     return exchange is not None and not exchange.closed
 
 
-def read_scope(scope: Scope, wanted_headers: frozenset[bytes]) -> tuple[Exchange, str | None]:
+def header_kinds(carried: frozenset[bytes]) -> dict[bytes, int]:
+    """What `read_scope` takes from a request: the headers in `carried`, and those that the record has a field for."""
+    return {
+        **dict.fromkeys(carried, _CARRIED),
+        b"user-agent": _USER_AGENT,
+        b"x-request-id": _REQUEST_ID,
+        b"content-length": _LENGTH,
+        b"x-request-start": _QUEUE,
+        b"x-queue-start": _QUEUE,
+    }
+
+
+def read_scope(scope: Scope, kinds: dict[bytes, int]) -> tuple[Exchange, str | None]:
     """The exchange with all that is known before the application runs, and the client's request id."""
-    original = scope.get("method", "GET")
-    path, prefix = scope.get("path", ""), scope.get("root_path")
+    get = scope.get
+    original = get("method", "GET")
+    path, prefix = get("path", ""), get("root_path")
     exchange = Exchange(scope["type"], original, path)
     if prefix and path.startswith(prefix):
         exchange.path_prefix = prefix
@@ -32,38 +45,39 @@ def read_scope(scope: Scope, wanted_headers: frozenset[bytes]) -> tuple[Exchange
     if original not in HTTP_METHODS:
         exchange.method = OTHER_METHOD
         exchange.method_original = str(original)[:64]
-    exchange.scheme = scope.get("scheme", "http")
-    exchange.http_version = scope.get("http_version")
-    client = scope.get("client")
+    exchange.scheme = get("scheme", "http")
+    exchange.http_version = get("http_version")
+    client = get("client")
     if client:
         exchange.client_address = client[0] or None
-    server = scope.get("server")
+    server = get("server")
     if server:
         exchange.server_address, exchange.server_port = server[0], server[1]
     request_id: str | None = None
-    carrier: dict[str, str] | None = None
-    headers = scope.get("headers", ())
+    headers = get("headers", ())
     if hasattr(headers, "__next__"):
         headers = ()  # readable only once, and that is the application's
+    kind_of = kinds.get
     for raw_name, raw_value in headers:
-        if raw_name == b"user-agent":
-            exchange.user_agent = raw_value.decode("latin-1")
-        elif raw_name == b"x-request-id":
-            request_id = raw_value.decode("latin-1")
-        elif raw_name == b"content-length":
-            exchange.declared_request_bytes = length(raw_value)
-        elif raw_name not in wanted_headers:
+        kind = kind_of(raw_name)
+        if kind is None:
             continue
-        elif raw_name in QUEUE_HEADERS:
+        if kind == _USER_AGENT:
+            exchange.user_agent = raw_value.decode("latin-1")
+        elif kind == _LENGTH:
+            exchange.declared_request_bytes = length(raw_value)
+        elif kind == _REQUEST_ID:
+            request_id = raw_value.decode("latin-1")
+        elif kind == _QUEUE:
             if exchange.queue_start is None or raw_name == b"x-request-start":
                 exchange.queue_start = raw_value.decode("latin-1")
         else:
             name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+            carrier = exchange.carrier
             if carrier is None:
-                carrier = {}
+                carrier = exchange.carrier = {}
             # Repeated fields join (RFC 9110 §5.3); a repeated traceparent thereby becomes invalid, as it must.
             carrier[name] = f"{carrier[name]},{value}" if name in carrier else value
-    exchange.carrier = carrier
     return exchange, request_id
 
 

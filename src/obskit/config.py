@@ -23,6 +23,8 @@ INTERFACES: Final = ("wsgi", "asgi")
 # Besides networks: where a proxy usually stands.
 PROXY_PLACES: Final = ("loopback", "private", "unix")
 OTLP_PROTOCOLS: Final = ("http/protobuf", "grpc")
+KEPT_TRACES: Final = ("errors", "slow", "findings")
+OTLP_EXPORTERS: Final = ("lean", "official")
 
 
 def _one_of(allowed: tuple[str, ...]) -> Callable[[Any], str]:
@@ -69,6 +71,18 @@ def _seconds(value: Any) -> float:
     except ValueError:
         pass
     raise ValueError("seconds, more than 0 and at most 3600")
+
+
+def _kept(value: Any) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else value
+    if isinstance(parts, Iterable) and not isinstance(parts, Mapping | bytes):
+        found = [part.strip().lower() if isinstance(part, str) else "?" for part in parts]
+        found = [part for part in found if part]
+        if found == ["none"] or (not found and not isinstance(value, str)):
+            return ()
+        if found and set(found) <= set(KEPT_TRACES):
+            return tuple(one for one in KEPT_TRACES if one in found)
+    raise ValueError(f"none, or a list of {', '.join(KEPT_TRACES)} (in the environment: separated by commas)")
 
 
 def _port(value: Any) -> int:
@@ -172,6 +186,15 @@ class Config:
         "continue: a caller's traceparent gives the trace id and says whether to sample; restart (a public edge): "
         "a trace of our own, sampled as we decide, with a link to the caller's",
     )
+    keep_traces: tuple[str, ...] = _option(
+        _kept,
+        KEPT_TRACES,
+        "which requests are recorded, as one span each, though nobody sampled them: errors, slow (see "
+        "slow_request_s), findings, or none",
+    )
+    slow_request_s: float = _option(
+        _seconds, 1.0, "how long a request takes that is slow enough for keep_traces"
+    )
     log_format: str = _option(
         _one_of(LOG_FORMATS), "auto", "json, console, or auto: console on a TTY, else json"
     )
@@ -253,6 +276,12 @@ class Config:
     )
     otlp_protocol: str | None = _option(
         _one_of(OTLP_PROTOCOLS), None, "http/protobuf or grpc; OTEL_EXPORTER_OTLP_PROTOCOL comes after"
+    )
+    otlp_exporter: str = _option(
+        _one_of(OTLP_EXPORTERS),
+        "lean",
+        "what sends spans over OTLP/HTTP: lean (obskit's own, at a fraction of the CPU time; behind a proxy and with "
+        "a credential provider the official one takes its place), or official (OpenTelemetry's)",
     )
     metrics_token: str | None = field(default=None, repr=False)
 

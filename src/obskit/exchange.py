@@ -38,6 +38,8 @@ class Outcome(StrEnum):
     """The server gives no way to tell."""
 
 
+_COMPLETED = Outcome.COMPLETED
+
 Severity = Literal["info", "warning", "critical"]
 # Bounded facts: text, numbers, or a list of short texts.
 EvidenceValue = str | int | float | bool | None | tuple[str, ...]
@@ -85,24 +87,15 @@ DIGEST_BYTES = 65_536
 HEAD_BYTES = 4_096
 
 
-class BodyDigest:
-    """A checksum of the first 64 KiB of a request body, taken as it passes by, and its length; no byte is kept.
+def digested(data: bytes, checksum: int, before: int) -> int:
+    """The checksum of a body whose first `before` bytes have `checksum`, with `data` behind them.
 
-    CRC-32 and not a cryptographic hash, which would cost five times as much: it tells the bodies of one client's
-    requests to one route apart, and whoever forges an equal one fools nobody but himself.
+    Of its first 64 KiB, taken as they pass by; no byte is kept. CRC-32 and not a cryptographic hash, which would cost
+    five times as much: it tells the bodies of one client's requests to one route apart, and whoever forges an equal one
+    fools nobody but himself.
     """
-
-    __slots__ = ("checksum", "length")
-
-    def __init__(self) -> None:
-        self.checksum = 0
-        self.length = 0
-
-    def feed(self, data: bytes) -> None:
-        left = DIGEST_BYTES - self.length
-        if left > 0:
-            self.checksum = crc32(data if len(data) <= left else data[:left], self.checksum)
-        self.length += len(data)
+    left = DIGEST_BYTES - before
+    return crc32(data if len(data) <= left else data[: max(left, 0)], checksum)
 
 
 # Statuses whose responses carry no body (RFC 9110 §6.4.1): bytes missing there are no truncation.
@@ -120,13 +113,14 @@ class Exchange:
 
     __slots__ = (
         "__weakref__",
-        "body_digest",
+        "body_checksum",
         "carrier",
         "client_address",
         "closed",
         "declared_request_bytes",
         "declared_response_bytes",
         "disconnected",
+        "duration",
         "ended_ns",
         "exception",
         "exception_handled",
@@ -136,6 +130,7 @@ class Exchange:
         "flight_slot",
         "http_route",
         "http_version",
+        "kept",
         "last_byte_ns",
         "level",
         "method",
@@ -171,11 +166,23 @@ class Exchange:
         "status",
         "stuck_after_s",
         "thread_id",
+        "time_to_first_byte",
         "trace_id",
         "upload_cut",
         "url_path",
         "user_agent",
     )
+
+    duration: float
+    """Seconds from the first request byte to the last response byte (to the end, if no byte was sent).
+
+    Raises ValueError while the exchange is open. Source: our own monotonic clock.
+    """
+    time_to_first_byte: float | None
+    """Seconds from the first request byte to the first response body byte; None if none was sent.
+
+    Source: our own monotonic clock; not in the OpenTelemetry semantic conventions.
+    """
 
     def __init__(self, protocol: str = "http", method: str = "GET", url_path: str = "/") -> None:
         self.started_ns: int = perf_counter_ns()
@@ -209,7 +216,8 @@ class Exchange:
         self.request_complete = False
         """Whether the application has read the whole request body, as far as its door could see."""
         self.upload_cut = False
-        self.body_digest: BodyDigest | None = None
+        self.body_checksum: int | None = None
+        """Of the request body as far as it was read, where a detector compares bodies; None while no byte was."""
         self.disconnected = False
         self.status: int | None = None
         self.response_started = False
@@ -234,6 +242,8 @@ class Exchange:
         self.trace_id = ""
         self.span_id = ""
         self.sampled = False
+        self.kept = ""
+        """Why its span is recorded though it was not sampled: `error`, `finding`, `slow`; empty if it is not."""
         self.span: Any = None
         self.otel_context: Any = None
         self.pipeline: Any = None
@@ -304,27 +314,27 @@ class Exchange:
 
     def let_go(self) -> None:
         """Forget what may hold secrets or much memory; the pipeline calls it when every signal has had its view."""
-        self.request = self.response_headers = self.body_digest = self.session = None
+        self.request = self.response_headers = self.session = None
         self.response_head = b""
 
-    @property
-    def duration(self) -> float:
-        """Seconds from the first request byte to the last response byte (to the end, if no byte was sent).
-
-        Raises ValueError while the exchange is open. Source: our own monotonic clock.
-        """
+    def settle(self) -> None:
+        """Work out once what several signals ask for; the pipeline calls it when the request has ended."""
+        started_ns, first_byte_ns = self.started_ns, self.first_byte_ns
         end = self.last_byte_ns or self.ended_ns
-        if end is None:
-            raise ValueError("the exchange is still open: its duration is known when it has closed")
-        return (end - self.started_ns) * 1e-9
+        if end is not None:
+            self.duration = (end - started_ns) * 1e-9
+        self.time_to_first_byte = None if first_byte_ns is None else (first_byte_ns - started_ns) * 1e-9
 
-    @property
-    def time_to_first_byte(self) -> float | None:
-        """Seconds from the first request byte to the first response body byte; None if none was sent.
-
-        Source: our own monotonic clock; not in the OpenTelemetry semantic conventions.
-        """
-        return None if self.first_byte_ns is None else (self.first_byte_ns - self.started_ns) * 1e-9
+    def __getattr__(self, name: str) -> Any:
+        # Only what is not worked out yet comes this way.
+        if name == "duration":
+            end = self.last_byte_ns or self.ended_ns
+            if end is None:
+                raise ValueError("the exchange is still open: its duration is known when it has closed")
+            return (end - self.started_ns) * 1e-9
+        if name == "time_to_first_byte":
+            return None if self.first_byte_ns is None else (self.first_byte_ns - self.started_ns) * 1e-9
+        raise AttributeError(f"an Exchange has no attribute {name!r}")
 
     @property
     def error_type(self) -> str:
@@ -345,6 +355,11 @@ class Exchange:
 
     def judge(self) -> Outcome:
         """Tell from the transport facts how the request ended. Pure: reads the record, writes nothing."""
+        if self.response_complete and self.response_started and self.exception is None:
+            declared = self.declared_response_bytes
+            whole = declared is None or self.response_bytes >= declared
+            if whole and not (self.disconnected or self.upload_cut or self.server_sends_file):
+                return _COMPLETED  # nearly every request; the rest of this is for the others
         if self.disconnected or self.upload_cut:
             return Outcome.CLIENT_DISCONNECT
         if self._ended_short():
@@ -387,14 +402,14 @@ class Exchange:
 
     def severity(self) -> str:
         """The level of the canonical line: error for 5xx and exceptions, warning for findings and bad outcomes."""
-        failed = isinstance(self.exception, Exception) and not (
-            self.exception_handled and (self.status or 0) < 500
-        )
-        if failed and not (self.disconnected or self.upload_cut):
+        status = self.status
+        if status is not None and status >= 500:
             return "error"
-        if self.status is not None and self.status >= 500:
+        # What a departed client made the framework raise is nobody's error, nor is what it has answered with a 4xx.
+        nobodys = self.exception is None or self.exception_handled or self.disconnected or self.upload_cut
+        if not nobodys and isinstance(self.exception, Exception):
             return "error"
-        return "info" if self.outcome is Outcome.COMPLETED and not self.findings else "warning"
+        return "info" if self.outcome is _COMPLETED and not self.findings else "warning"
 
 
 def cut_off_by(exception: BaseException) -> Outcome:

@@ -162,7 +162,7 @@ def _compose(
     failures = _Failures()
     provider.count_with(metrics.export, metrics.dropped, failures)
     metrics.queue_of = provider.queue
-    traces = Traces(provider, is_secret, config.incoming_trace)
+    traces = Traces(provider, is_secret, config.incoming_trace, config.keep_traces, config.slow_request_s)
     logs = Logs(config, metrics, resource, is_secret)
     undo.callback(logs.shutdown, 0.0)
     for logger, handler in adapter.console_handlers(app) if hasattr(adapter, "console_handlers") else ():

@@ -326,6 +326,8 @@ ATTR_REQUEST_SIZE: Final = "http.request.body.size"
 ATTR_RESPONSE_SIZE: Final = "http.response.body.size"
 ATTR_OUTCOME: Final = "obskit.outcome"
 ATTR_REQUEST_ID: Final = "obskit.request_id"
+# Why a request was recorded that nobody sampled: error, finding, slow.
+ATTR_KEPT: Final = "obskit.kept"
 ATTR_FACT_PREFIX: Final = "obskit.fact."
 ATTR_FINDINGS: Final = "obskit.findings"
 # One event per finding on the span, and a log line of the same kind for what is found outside a request.

@@ -3,7 +3,7 @@
 ASGI tells of a client that has left only to who calls receive(), and most applications never do. Nothing here takes
 a message from the application: what is read early is kept and handed over when it asks.
 
-* uvicorn: the cycle behind receive() carries a flag.
+* uvicorn: the cycle behind receive() carries a flag, raised only while the response is unfinished.
 * hypercorn: receive() is a queue's get(); what waits in the queue can be looked at.
 * granian: only receive() tells, so once a request has been read and takes longer than a moment we listen.
 * others: nothing to see; only what the application itself receives counts.
@@ -29,8 +29,6 @@ _PENDING_LIMIT = 16
 class Presence:
     """A server that shows nothing."""
 
-    # Whether `left` still means the client after a send: a queue or a receive() also ends with a finished response.
-    valid_after_send = False
     early: tuple[asyncio.Task[Message], ...] = ()
     """Messages asked for before the application did, oldest first: it is handed them when it asks."""
     awaited = 0
@@ -40,31 +38,11 @@ class Presence:
         """Whether the client is known to have left; asked before each send."""
         return False
 
-    def upload_arrived(self) -> bool:
-        """Whether the server is known to hold the whole upload, read by the application or not."""
-        return False
-
     def received(self, message: Message) -> None:
         """The application has been given this message."""
 
     def close(self) -> None:
         """The application has returned."""
-
-
-class _Flag(Presence):
-    """uvicorn raises `disconnected` on its cycle, and only while the response is unfinished."""
-
-    valid_after_send = True
-
-    def __init__(self, cycle: Any) -> None:
-        self._cycle = cycle
-
-    def left(self) -> bool:
-        return bool(self._cycle.disconnected)
-
-    def upload_arrived(self) -> bool:
-        # Once the client has left, receive() says only that: what had arrived is not handed out any more.
-        return getattr(self._cycle, "more_body", True) is False
 
 
 class _Queue(Presence):
@@ -136,21 +114,24 @@ _NOTHING, _FLAG, _QUEUE, _LISTEN = range(4)
 _kinds: dict[type, int] = {}
 
 
-def presence_of(receive: Receive, failed: Failed, *, has_body: bool) -> Presence | None:
-    """How to see whether the client of this request is still there; None where the server shows nothing."""
+def sight(receive: Receive, failed: Failed, *, has_body: bool) -> tuple[Any, Presence | None]:
+    """How to see whether the client of this request is still there: what carries the server's flag, or another way.
+
+    Of the flag's owner `disconnected` counts before and after each send. Both are None where the server shows nothing.
+    """
     owner: Any = getattr(receive, "__self__", None)
     if owner is None:
-        return None
+        return None, None
     kind = _kinds.get(type(owner))
     if kind is None:
         kind = _kinds[type(owner)] = _kind_of(owner)
     if kind == _FLAG:
-        return _Flag(owner)
+        return owner, None
     if kind == _QUEUE:
-        return _Queue(owner._queue)
+        return None, _Queue(owner._queue)
     if kind == _LISTEN:
-        return _Listener(receive, failed, has_body=has_body)
-    return None
+        return None, _Listener(receive, failed, has_body=has_body)
+    return None, None
 
 
 def _kind_of(owner: Any) -> int:

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from time import perf_counter_ns
 from typing import Any
 
 from obskit.exchange import HEAD_BYTES, Exchange, Outcome, cut_off_by
-from obskit.names import HTTP_METHODS, OTHER_METHOD
 from obskit.pipeline import UNAVAILABLE, Answer, Endpoint, Entered, Pipeline
+from obskit.wsgi_environ import Environ, headers_of, length, read_environ
 from obskit.wsgi_input import observe_input
 
-Environ = dict[str, Any]
 StartResponse = Callable[..., Callable[[bytes], Any]]
 WsgiApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 RouteOf = Callable[[Environ], str | None]
@@ -110,11 +109,11 @@ class WsgiDoor:
 
     def _ask(self, endpoint: Endpoint, environ: Environ) -> Answer:
         method, peer = environ.get("REQUEST_METHOD", "GET"), environ.get("REMOTE_ADDR")
-        return self.pipeline.answer(endpoint, method, _headers(environ), peer)
+        return self.pipeline.answer(endpoint, method, headers_of(environ), peer)
 
     def _read(self, environ: Environ, start_response: StartResponse) -> tuple[_Call | None, str | None]:
         """The request on its way through this door, and the id its client gave it; no call if it is excluded."""
-        exchange, request_id = _read_environ(environ, self._carrier_keys)
+        exchange, request_id = read_environ(environ, self._carrier_keys)
         if exchange.url_path in self.pipeline.excluded:
             return None, None
         exchange.pipeline = self.pipeline
@@ -190,7 +189,7 @@ class _Call:
             exchange.response_headers = headers
             for name, value in headers:
                 if len(name) == 14 and name.lower() == "content-length":
-                    exchange.declared_response_bytes = _length(value)
+                    exchange.declared_response_bytes = length(value)
                     break
 
     def find_route(self) -> None:
@@ -309,6 +308,10 @@ class _Call:
         exchange.last_byte_ns = perf_counter_ns()
 
 
+# Their items are there already: nothing of the application runs when one is asked for.
+_RUN_NO_CODE: frozenset[type] = frozenset({type(iter([])), type(iter(()))})
+
+
 class _Body:
     """The application's iterable, seen from the server: same items, same attributes, closed exactly once."""
 
@@ -341,14 +344,16 @@ class _Body:
         call = self._call
         pipeline = call.pipeline
         entered: Entered | None = None
+        iterator = self._iterator
+        if type(iterator) not in _RUN_NO_CODE:
+            try:
+                entered = pipeline.enter(call.exchange)
+            except Exception as error:
+                pipeline.failed("wsgi.body", error)
         try:
-            entered = pipeline.enter(call.exchange)
-        except Exception as error:
-            pipeline.failed("wsgi.body", error)
-        try:
-            if self._iterator is None:
-                self._iterator = iter(self._body)
-            item = next(self._iterator)
+            if iterator is None:
+                iterator = self._iterator = iter(self._body)
+            item = next(iterator)
         except StopIteration:
             self._exhausted = True
             try:
@@ -387,7 +392,8 @@ class _Body:
                     call.exchange.disconnected = True
             elif not self._raised:
                 call.closed_early()
-            entered = pipeline.enter(call.exchange)
+            if type(self._body) is not list:  # which has nothing to close
+                entered = pipeline.enter(call.exchange)
         except Exception as error:
             pipeline.failed("wsgi.close", error)
         finally:  # whatever has come out of our own code: the application's close() is called
@@ -429,44 +435,6 @@ class _SizedBody(_Body):
         return self._body[index]  # type: ignore[index]
 
 
-def _read_environ(environ: Environ, carrier_keys: tuple[tuple[str, str], ...]) -> tuple[Exchange, str | None]:
-    """The exchange with all that is known before the application runs, and the client's request id."""
-    get = environ.get
-    original = get("REQUEST_METHOD", "GET")
-    prefix = get("SCRIPT_NAME", "")
-    path = prefix + get("PATH_INFO", "")
-    if not path.isascii():
-        # PEP 3333 hands bytes over as latin-1.
-        path = path.encode("latin-1", "replace").decode("utf-8", "replace")
-    exchange = Exchange("http", original, path)
-    if prefix:
-        exchange.path_prefix = prefix.encode("latin-1", "replace").decode("utf-8", "replace")
-    exchange.request = environ
-    if original not in HTTP_METHODS:
-        exchange.method = OTHER_METHOD
-        exchange.method_original = str(original)[:64]
-    exchange.scheme = get("wsgi.url_scheme", "http")
-    protocol = get("SERVER_PROTOCOL", "")
-    exchange.http_version = protocol[5:] if protocol.startswith("HTTP/") else None
-    exchange.client_address = get("REMOTE_ADDR") or None
-    exchange.server_address = get("SERVER_NAME")
-    port = get("SERVER_PORT", "")
-    exchange.server_port = int(port) if str(port).isdigit() and len(str(port)) < 6 else None
-    exchange.user_agent = get("HTTP_USER_AGENT")
-    length = get("CONTENT_LENGTH")
-    exchange.declared_request_bytes = _length(length) if length else None
-    carrier = None
-    for name, key in carrier_keys:
-        value = get(key)
-        if value is not None:
-            if carrier is None:
-                carrier = {}
-            carrier[name] = value
-    exchange.carrier = carrier
-    exchange.queue_start = get("HTTP_X_REQUEST_START") or get("HTTP_X_QUEUE_START")
-    return exchange, get("HTTP_X_REQUEST_ID")
-
-
 def _file_size(body: Any) -> int:
     """Bytes from a file wrapper's position to the end of its file; 0 when it cannot tell."""
     file = getattr(body, "filelike", None) or getattr(body, "file", None)  # gunicorn's name for it, waitress'
@@ -475,22 +443,3 @@ def _file_size(body: Any) -> int:
         return int(max(0, left))
     except (AttributeError, OSError, ValueError):
         return 0
-
-
-def _headers(environ: Mapping[str, Any]) -> dict[str, str]:
-    found = {
-        key[5:].replace("_", "-").lower(): value for key, value in environ.items() if key.startswith("HTTP_")
-    }
-    # waitress takes away what a proxy that it does not trust has added: that it was there is what tells a stranger.
-    channel = getattr(environ.get("waitress.client_disconnected"), "__self__", None)
-    for request in list(getattr(channel, "requests", ()))[:1]:
-        for key in request.headers:
-            found.setdefault(key.replace("_", "-").lower(), "")
-    return found
-
-
-def _length(value: object) -> int | None:
-    if not isinstance(value, str):
-        value = str(value)  # a test client's number
-    # RFC 9110 §8.6: digits only. Anything else is the server's or the application's to answer, not ours.
-    return int(value) if value.isascii() and value.isdigit() and len(value) < 19 else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from obskit.exchange import Exchange
+from obskit.exchange import Exchange, digested
 
 
 class Input:
@@ -96,9 +96,9 @@ class Input:
         exchange = self._exchange
         if exchange.closed:
             return
+        if data and exchange.method in exchange.pipeline.digested:
+            exchange.body_checksum = digested(data, exchange.body_checksum or 0, exchange.request_bytes)
         exchange.request_bytes += len(data)
-        if exchange.body_digest is not None and data:
-            exchange.body_digest.feed(data)
         declared = exchange.declared_request_bytes
         exchange.request_complete = ended if declared is None else exchange.request_bytes >= declared
         if declared is not None and (ended or exchange.upload_cut):

@@ -15,8 +15,8 @@ import obskit
 from obskit import detectors
 from obskit.exchange import Evidence, Exchange
 from obskit.findings import MAX_EVIDENCE, MAX_TEXT, Setting
+from obskit.judging import MAX_FINDINGS
 from obskit.names import FINDINGS
-from obskit.pipeline import MAX_FINDINGS
 from tests.support.exposition import Samples, labels, parse
 from tests.support.recording import body, call_asgi, http_scope, make_environ, replying, start, talk_wsgi
 

@@ -1,4 +1,4 @@
-"""What an answer of a collector means, and that nothing of an address is ever said but scheme, host and port."""
+"""The official exporter, and what our look at its answers sees."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ def test_a_fault_of_ours_never_reaches_who_ends_a_span(
     made: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = made()
-    monkeypatch.setattr(one.queue, "_put", lambda span: 1 / 0)
+    monkeypatch.setattr(one.queue, "_look", lambda: 1 / 0)
     one.end()
     assert one.books.faults == [("traces.queue", "ZeroDivisionError")]
 

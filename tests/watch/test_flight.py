@@ -548,7 +548,7 @@ def test_a_record_that_was_damaged_harms_nobody(seed: int, hire: Hire) -> None:
     one.record().unlink()
     one.record().write_bytes(data)
     one.die()
-    foreign = bytes(data[:8]).strip(b"\0") not in (b"", b"obskitF\x01")
+    foreign = bytes(data[:8]).strip(b"\0") not in (b"", flight._MAGIC)
     with pytest.raises(ValueError, match="no file of ours") if foreign else nullcontext():
         assert other.bury() == 1
     assert len(other.told()) <= len(data) // 400

@@ -18,6 +18,11 @@ from obskit.exchange import Exchange, SessionFacts
 _context = getattr(flask.globals, "_cv_request", None) or getattr(flask.globals, "_cv_app", None)
 
 
+def request_of_context() -> Any:
+    """The request that this code runs for, itself and no proxy."""
+    return _context.get(None).request  # type: ignore[union-attr]
+
+
 def look(exchange: Exchange) -> None:
     """Before the application's own functions run: what they put into the session is not what was found."""
     try:

@@ -25,7 +25,8 @@ from obskit.adapters import _flask_sessions as sessions
 from obskit.adapters import failed
 from obskit.context import current
 from obskit.pipeline import Pipeline
-from obskit.wsgi import Environ, StartResponse, WsgiDoor
+from obskit.wsgi import StartResponse, WsgiDoor
+from obskit.wsgi_environ import Environ
 
 FRAMEWORK = "flask"
 _DOOR = "_obskit_door"
@@ -160,9 +161,10 @@ def _before_request() -> None:
         exchange = current()
         if exchange is None or exchange.closed:
             return
+        request = sessions.request_of_context()  # `flask.request` looks it up again for each attribute
         sessions.look(exchange)
         if exchange.http_route is None:
-            exchange.http_route = _template(flask.request)
+            exchange.http_route = _template(request)
     except Exception as error:
         failed("adapter.route", error)
 

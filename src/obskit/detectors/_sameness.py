@@ -46,9 +46,8 @@ def operation(exchange: Exchange) -> tuple[bytes | None, str]:
         return _keyed(exchange, key), BY_KEY
     if data is None or not (exchange.request_complete or _bodiless(exchange)):
         return None, BY_CONTENT
-    digest = exchange.body_digest
-    if digest is not None:
-        return data + _BODY.pack(digest.length, digest.checksum), BY_CONTENT
+    if exchange.body_checksum is not None:
+        return data + _BODY.pack(exchange.request_bytes, exchange.body_checksum), BY_CONTENT
     return (data if not exchange.request_bytes else None), BY_CONTENT
 
 

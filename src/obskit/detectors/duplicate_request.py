@@ -35,7 +35,7 @@ from obskit import names
 from obskit.detectors._manners import Manners
 from obskit.detectors._remembering import Remembering
 from obskit.detectors._sameness import BY_CONTENT, BY_KEY, operation, page
-from obskit.exchange import BodyDigest, Evidence, Exchange, Outcome
+from obskit.exchange import Evidence, Exchange, Outcome
 from obskit.findings import Detector, Judge, Setting
 from obskit.shared import Entry, Table
 
@@ -112,10 +112,6 @@ class Repeats(Remembering):
                 "detectors.duplicate_request",
                 OSError(f"option 'state_dir': workers share nothing: {table.why}"),
             )
-
-    def opened(self, exchange: Exchange) -> None:
-        if exchange.method in _UNSAFE and not exchange.request_complete and exchange.protocol == "http":
-            exchange.body_digest = BodyDigest()
 
     def closed(self, exchange: Exchange) -> Evidence | None:
         table = self._table

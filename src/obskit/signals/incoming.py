@@ -9,6 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Final
+
+from opentelemetry import propagate, trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.context import Context
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 _MAX_TRACEPARENT = 512
 _MAX_OTHER = 2_048
@@ -30,6 +38,67 @@ _STATE = re.compile(
     r"(?:[a-z][_0-9a-z*/-]{0,255}|[a-z0-9][_0-9a-z*/-]{0,240}@[a-z][_0-9a-z*/-]{0,13})"
     r"=[ -+\--<>-~]{0,255}[!-+\--<>-~]"
 )
+
+# The form that everybody sends. What has another one may still be a traceparent: OpenTelemetry's reader decides.
+_USUAL: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_W3C: Final = frozenset({TraceContextTextMapPropagator, W3CBaggagePropagator})
+
+Caller = str | SpanContext
+"""The span that a request comes from: a traceparent of the usual form as it was sent, or what a propagator made."""
+
+
+class Incoming:
+    """Reads who sent a request."""
+
+    def __init__(self) -> None:
+        self._w3c = propagate.get_global_textmap()
+        # They read a traceparent alone in one way only, and it need not be theirs.
+        if type(self._w3c) is not CompositePropagator or not (
+            TraceContextTextMapPropagator in (kinds := {type(one) for one in self._w3c._propagators})
+            and kinds <= _W3C
+        ):
+            self._w3c = None
+
+    def read(self, carrier: Mapping[str, str]) -> tuple[Caller | None, Context | None, Exception | None]:
+        """The caller, all that he sent along, and what reading failed with: that costs the parent, not the span."""
+        if self._w3c is propagate.get_global_textmap() and len(carrier) == 1:
+            header = carrier.get("traceparent")
+            if header is not None and _USUAL.fullmatch(header) is not None:
+                return header, None, None
+        try:
+            context = propagate.extract(cleaned(carrier), context=Context())
+        except Exception as error:  # a propagator of the user's own
+            return None, None, error
+        caller = trace.get_current_span(context).get_span_context()
+        return (caller if caller.is_valid else None), context, None
+
+
+def context_of(caller: Caller) -> SpanContext:
+    """The caller as OpenTelemetry has it."""
+    if not isinstance(caller, str):
+        return caller
+    return SpanContext(
+        int(caller[3:35], 16),
+        int(caller[36:52], 16),
+        is_remote=True,
+        trace_flags=TraceFlags(flags_of(caller)),
+    )
+
+
+def within(caller: Caller | None, context: Context | None) -> Context:
+    """The context that the propagators make of such a request."""
+    if context is None:
+        context = Context()
+    return (
+        trace.set_span_in_context(NonRecordingSpan(context_of(caller)), context)
+        if isinstance(caller, str)
+        else context
+    )
+
+
+def flags_of(caller: Caller) -> int:
+    """His trace flags."""
+    return int(caller[53:], 16) if isinstance(caller, str) else caller.trace_flags
 
 
 def cleaned(carrier: Mapping[str, str]) -> Mapping[str, str]:

@@ -22,6 +22,7 @@ from obskit.config import Config
 from obskit.errors import InstallError
 from obskit.signals.collector import Teller, shown
 from obskit.signals.ids import OwnIds
+from obskit.signals.otlp_wire import Encoded
 from obskit.signals.scrubbing import scrubbed_resource
 from obskit.signals.span_queue import SpanQueue
 
@@ -65,6 +66,11 @@ class ProviderHandle:
         self.collector = collector
         """Where the exporter sends to, without what may be secret in the address; empty without one of ours."""
         self.users = 1
+        self.encoded: Callable[[Encoded], None] | None = None
+        """Where spans may go as bytes, past their provider's processors; None while only spans are taken."""
+        self.put: Callable[[ReadableSpan | Encoded], None] | None = None
+        """The same for spans of any form that no processor is to see; None without an exporter of ours."""
+        self._judged: tuple[Any, bool] = (None, True)
         self._make_exporter = make_exporter
         self._queue: SpanQueue | None = None
         self._books = _Books()
@@ -94,7 +100,23 @@ class ProviderHandle:
             finally:
                 self._queue = SpanQueue(exporter, self._books, Teller(self.collector))
                 self.provider.add_span_processor(self._queue)
+        self.put = self._queue.put
+        if hasattr(exporter, "encode"):
+            self.encoded = self._queue.put
         self._queue.begin()
+
+    def foreign_processors(self) -> bool:
+        """Whether spans of this provider go to anybody but our exporter."""
+        try:
+            # One tuple, replaced when a processor is added.
+            processors = self.provider._active_span_processor._span_processors
+        except AttributeError:
+            return True
+        judged, foreign = self._judged
+        if judged is not processors:
+            foreign = any(one is not self._queue for one in processors)
+            self._judged = processors, foreign
+        return foreign
 
     def queue(self) -> tuple[int, int] | None:
         """How many spans wait, and how many may; None while there is no exporter."""
@@ -133,6 +155,7 @@ class ProviderHandle:
             return
         if self._queue is not None:
             queue, self._queue, self._make_exporter = self._queue, None, None
+            self.encoded, self.put, self._judged = None, None, (None, True)
             queue.shutdown(timeout_s)
         else:
             self.flush(timeout_s)
@@ -215,13 +238,18 @@ def _exporter(config: Config) -> tuple[Callable[[], SpanExporter] | None, str, s
 
 
 def _http(config: Config) -> Callable[[], SpanExporter]:
+    endpoint = None  # the OTEL_EXPORTER_OTLP_* variables say it
+    if config.otlp_endpoint is not None:
+        base = config.otlp_endpoint.rstrip("/")
+        endpoint = base if base.endswith("/v1/traces") else f"{base}/v1/traces"
     # Imported now, not in `begin`: that may run inside the first request, which should not pay for it.
+    if config.otlp_exporter == "lean":
+        from obskit.signals.otlp_lean import LeanExporter, knows_the_way  # noqa: PLC0415
+
+        if knows_the_way(endpoint):
+            return lambda: LeanExporter(endpoint)
     from obskit.signals.otlp_http import HttpExporter  # noqa: PLC0415
 
-    if config.otlp_endpoint is None:
-        return lambda: HttpExporter(None)  # reads the OTEL_EXPORTER_OTLP_* variables itself
-    base = config.otlp_endpoint.rstrip("/")
-    endpoint = base if base.endswith("/v1/traces") else f"{base}/v1/traces"
     return lambda: HttpExporter(endpoint)
 
 

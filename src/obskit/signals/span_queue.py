@@ -9,22 +9,31 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 import weakref
 from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import monotonic
-from typing import Protocol
+from typing import Any, Protocol
 
 from opentelemetry import context as otel_context
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from obskit.signals.collector import FINE, Hush, Saw, Teller, heard_of, saw_of
+from obskit.signals.otlp_wire import Encoded
 from obskit.signals.scrubbing import scrubbed
 
 STAGE = "traces.queue"
 MAX_HOLD_S = 30.0
 """How long a collector may make us wait that asks for it with Retry-After."""
+MAX_REQUEST = 4 << 20
+"""Bytes of one request: what receivers take by default."""
+SLICE = 16
+REST_S = 0.000_1
+"""After so many spans are made ready, who answers requests gets the interpreter: it would be kept from them until the
+whole batch is done, or for the five milliseconds that the interpreter gives a thread."""
 
 
 class Books(Protocol):
@@ -51,6 +60,21 @@ class Sizes:
         return cls(capacity, min(batch, capacity), _number("OTEL_BSP_SCHEDULE_DELAY", 5000) / 1000)
 
 
+def _parts(ready: list[ReadableSpan | Encoded]) -> Iterator[list[ReadableSpan | Encoded]]:
+    """Requests that are not too large for a receiver; what is not encoded has no size yet."""
+    part: list[ReadableSpan | Encoded] = []
+    size = 0
+    for span in ready:
+        more = len(span.data) if isinstance(span, Encoded) else 0
+        if part and size + more > MAX_REQUEST:
+            yield part
+            part, size = [], 0
+        part.append(span)
+        size += more
+    if part:
+        yield part
+
+
 def _number(name: str, default: int) -> int:
     value = os.environ.get(name, "").strip()
     if value.isascii() and value.isdigit() and 0 < int(value[:12]) <= 10_000_000:
@@ -71,6 +95,7 @@ class SpanQueue(SpanProcessor):
         self, exporter: SpanExporter, books: Books, teller: Teller, sizes: Sizes | None = None
     ) -> None:
         self._exporter = exporter
+        self._encode: Callable[[ReadableSpan], Encoded] | None = getattr(exporter, "encode", None)
         self._books = books
         self._teller = teller
         self._sizes = sizes or Sizes.from_environ()
@@ -84,7 +109,11 @@ class SpanQueue(SpanProcessor):
 
     def _restart(self) -> None:
         # In a forked child too: what waits is sent by the parent, and its thread is not here.
-        self._waiting: deque[ReadableSpan] = deque()
+        self._waiting: deque[ReadableSpan | Encoded] = deque()
+        # Where spans are put: the same, but for a queue that is closed.
+        self._into: deque[ReadableSpan | Encoded] = deque(maxlen=0) if self._closed else self._waiting
+        # So many need a look: the first one, which may have to start the thread, then each that makes a batch.
+        self._enough = 1
         # Reentrant, for a garbage collection in here may end a span itself.
         self._lock = threading.RLock()
         # Shut while there is nothing to hurry for. A bare lock, which guards nothing: an Event has a lock inside, and
@@ -106,32 +135,39 @@ class SpanQueue(SpanProcessor):
         context = span.context
         if context is None or not context.trace_flags.sampled:
             return
+        self.put(span)
+
+    def put(self, item: ReadableSpan | Encoded) -> None:
+        """Take a span that is to be sent. Never raises, never waits."""
         try:
-            self._put(span)
+            # No lock: each of these is one step for the interpreter, and whoever sees that there are too many, or
+            # enough for a batch, looks again under the lock.
+            into = self._into
+            into.append(item)
+            if len(into) >= self._enough:
+                self._look()
         except Exception as error:
             self._books.fault(STAGE, error)
 
-    def _put(self, span: ReadableSpan) -> None:
-        full = False
+    def _look(self) -> None:
+        pushed_out = 0
         with self._lock:
-            if self._closed:
-                return
             waiting = self._waiting
-            if len(waiting) >= self._sizes.capacity:
+            while len(waiting) > self._sizes.capacity:
                 waiting.popleft()
-                self._pushed_out += 1
-                full = True
-            waiting.append(span)
+                pushed_out += 1
+            self._pushed_out += pushed_out
             if len(waiting) >= self._sizes.batch:
                 self._hurry()
-        if full:
-            self._books.dropped("queue_full", 1)
+        if pushed_out:
+            self._books.dropped("queue_full", pushed_out)
         if self._thread is None:  # in a forked child
             self.begin()
 
     def _hurry(self) -> None:
         if not self._hurried:
             self._hurried = True
+            self._enough = self._sizes.capacity + 1
             try:
                 self._open()
             except RuntimeError:
@@ -143,10 +179,11 @@ class SpanQueue(SpanProcessor):
             if self._thread is not None or self._closed:
                 return
             thread = self._thread = threading.Thread(target=self._run, name="obskit-spans", daemon=True)
+            self._enough = self._sizes.batch
         try:
             thread.start()  # not under the lock: greenlets change places in here
         except BaseException:
-            self._thread = None
+            self._thread, self._enough = None, 1
             raise
 
     @property
@@ -171,6 +208,8 @@ class SpanQueue(SpanProcessor):
                 flushes, self._flushes = self._flushes, []
                 # While it is to wait, full batches do not hurry it again.
                 held = self._hurried = not flushes and self._hold_until > monotonic()
+                # Before the queue is emptied: what was put until now is seen below, what comes later asks again.
+                self._enough = self._sizes.capacity + 1 if held else self._sizes.batch
             try:
                 if not held:
                     self._drain(whole=bool(flushes))
@@ -202,28 +241,44 @@ class SpanQueue(SpanProcessor):
                 if left < self._sizes.batch or self._flushes or self._hold_until > monotonic():
                     return
 
-    def _export(self, batch: list[ReadableSpan]) -> None:
-        saw, clean = Saw("failed"), self._clean(batch)
-        if not clean:
-            return
-        try:
-            saw = self._sent(clean)
-        finally:
-            with self._lock:
-                given_up, self._under_way = not self._under_way, 0
-            if not given_up:
-                self._settled(saw, len(clean))
+    def _export(self, batch: list[ReadableSpan | Encoded]) -> None:
+        for part in _parts(self._ready(batch)):
+            try:
+                self._export_part(part)
+            except Exception as error:
+                self._books.fault(STAGE, error)
         with self._lock:
             pushed_out, self._pushed_out = self._pushed_out, 0
         if pushed_out:
             self._teller.pushed_out(pushed_out, self._sizes.capacity)
 
-    def _clean(self, batch: list[ReadableSpan]) -> list[ReadableSpan]:
-        """The spans without what is secret in them. One that cannot be cleaned is lost, never sent as it was."""
-        clean = []
+    def _export_part(self, part: list[ReadableSpan | Encoded]) -> None:
+        if not self._under_way:
+            return  # given up
+        saw = Saw("failed")
+        try:
+            saw = self._sent(part)
+        finally:
+            with self._lock:
+                given_up = not self._under_way
+                self._under_way = max(0, self._under_way - len(part))
+            if not given_up:
+                self._settled(saw, len(part))
+
+    def _ready(self, batch: list[ReadableSpan | Encoded]) -> list[ReadableSpan | Encoded]:
+        """The spans without what is secret in them, as the exporter takes them.
+
+        One that cannot be cleaned or encoded is lost, never sent as it was, and never takes others with it.
+        """
+        ready: list[ReadableSpan | Encoded] = []
+        encode, made = self._encode, 0
         for span in batch:
+            if isinstance(span, Encoded):
+                ready.append(span)
+                continue
             try:
-                clean.append(scrubbed(span))
+                clean = scrubbed(span)
+                ready.append(clean if encode is None else encode(clean))
             except Exception as error:
                 self._books.fault("traces.scrub", error)
                 with self._lock:
@@ -231,9 +286,12 @@ class SpanQueue(SpanProcessor):
                     self._under_way -= not given_up
                 if not given_up:
                     self._books.dropped("unprintable", 1)
-        return clean
+            made += 1
+            if made % SLICE == 0:
+                time.sleep(REST_S)
+        return ready
 
-    def _sent(self, batch: list[ReadableSpan]) -> Saw:
+    def _sent(self, batch: list[Any]) -> Saw:
         failure: Exception | None = None
         result = SpanExportResult.FAILURE
         with self._hush.listening() as heard:
@@ -296,6 +354,7 @@ class SpanQueue(SpanProcessor):
             if self._closed:
                 return
             self._closed = True
+            self._into = deque(maxlen=0)
             thread = self._thread
             self._hurried = False
             self._hurry()

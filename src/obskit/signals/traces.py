@@ -1,27 +1,43 @@
-"""The traces view: one SERVER span per exchange, by the OpenTelemetry SDK and its semantic conventions."""
+"""The traces view: one SERVER span per exchange, by the OpenTelemetry SDK and its semantic conventions.
+
+A span object of the SDK is made when somebody wants it: the application looks at its span, a processor of its own
+listens, a sampler of its own decides. Else the record is written as the bytes that a collector reads.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from json import dumps as _dumps
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, Final
 
 from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
+from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import Link, SpanKind, Status, StatusCode
+from opentelemetry.trace import Link, NonRecordingSpan, SpanKind
+from opentelemetry.trace.propagation import _SPAN_KEY
 
 from obskit import names
-from obskit.exchange import Exchange, Finding
-from obskit.plain import agent_of, exception_of, path_of, plain
-from obskit.redact import REDACTED
+from obskit.exchange import Exchange
 from obskit.signals import provider as providers
-from obskit.signals.ids import OwnIds
-from obskit.signals.incoming import cleaned
+from obskit.signals.ids import OwnIds, pairs_of, spans_of
+from obskit.signals.incoming import Caller, Incoming, context_of, flags_of, within
+from obskit.signals.otlp_wire import Encoded
+from obskit.signals.request_attributes import (
+    MAX_ATTRIBUTE,
+    describe,
+    ended_at,
+    opening,
+    span_method,
+)
+from obskit.signals.request_span import RequestSpan, UnsampledSpan, maker_of
+from obskit.signals.request_wire import RequestWire, uncut
+from obskit.signals.sampling import ALWAYS, bounds_of
 from obskit.version import __version__
 
-_SERVER_ERROR = Status(StatusCode.ERROR)
+__all__ = ["MAX_ATTRIBUTE", "Traces"]
+
+_put: Final = dict.__setitem__
 
 
 class Traces:
@@ -34,52 +50,104 @@ class Traces:
         provider: providers.ProviderHandle,
         is_secret: Callable[[str], bool],
         incoming_trace: str = "continue",
+        keep: Collection[str] = ("errors", "slow", "findings"),
+        slow_request_s: float = 1.0,
     ) -> None:
-        """`incoming_trace`: whether a request goes on with its caller's trace, or begins one (`Config`)."""
+        """`incoming_trace`: whether a request goes on with its caller's trace, or begins one (`Config`).
+
+        `keep`: which requests are recorded that are not sampled, and from when on one of them is slow.
+        """
         self._provider = provider
         self._restarts = incoming_trace == "restart"
         self._is_secret = is_secret
+        self._keeps_errors, self._keeps_findings = "errors" in keep, "findings" in keep
+        self._slow_ns = round(slow_request_s * 1e9) if "slow" in keep else 1 << 63
         self._tracer = provider.provider.get_tracer("obskit", __version__)
-        self._new_ids = _id_generator(provider.provider)
+        generator = (
+            provider.provider.id_generator if isinstance(provider.provider, TracerProvider) else OwnIds()
+        )
+        self._new_pair, self._new_span = pairs_of(generator), spans_of(generator)
         # The propagator decides which headers carry context (OTEL_PROPAGATORS); a request without any is a root.
         self.carrier_headers = frozenset(name.lower() for name in propagate.get_global_textmap().fields)
+        self._incoming = Incoming()
+        self._maker = maker_of(provider.provider, self._tracer, is_secret)
+        self._bounds = None if self._maker is None else bounds_of(self._maker.tracer.sampler)
+        limits = None if self._maker is None else self._maker.tracer._span_limits
+        self._wire = None if limits is None or not uncut(limits) else RequestWire(is_secret, limits)
+        runtime = otel_context._RUNTIME_CONTEXT
+        stock = type(runtime) is ContextVarsRuntimeContext
+        self._around = runtime._current_context.get if stock else runtime.get_current
+        self._attach = runtime._current_context.set if stock else runtime.attach
+        self.leave: Callable[[Any], None] = runtime._current_context.reset if stock else runtime.detach
+        """Gives back what `enter` gave. Raises ValueError in another context than that."""
 
     def begin(self) -> None:
         self._provider.begin()
 
+    # ---- a request comes in --------------------------------------------------------------------------------
+
     def opened(self, exchange: Exchange) -> None:
-        carrier = exchange.carrier
-        # Always from an empty context: whatever an earlier request left in this thread is no parent of this one.
-        parent, failed = self._extract(carrier)
-        links = None
-        if carrier is not None and self._restarts:
-            # Nothing of a stranger's reaches the application: neither his sampling flag nor his baggage.
-            caller = trace.get_current_span(parent).get_span_context()
-            links = [Link(caller)] if caller.is_valid else None
-            parent, carrier = Context(), None
-        attributes: dict[str, Any] = {
-            names.ATTR_METHOD: exchange.method,
-            names.ATTR_URL_PATH: path_of(exchange, self._is_secret),
-            names.ATTR_URL_SCHEME: exchange.scheme[:MAX_ATTRIBUTE],
-        }
-        if exchange.method_original is not None:
-            attributes[names.ATTR_METHOD_ORIGINAL] = exchange.method_original
-        if exchange.server_port is not None:
-            attributes[names.ATTR_SERVER_PORT] = exchange.server_port
-        for key, value in (
-            (names.ATTR_PROTOCOL_VERSION, exchange.http_version),
-            (names.ATTR_SERVER_ADDRESS, exchange.server_address),
-            (names.ATTR_CLIENT_ADDRESS, exchange.client_address),
-            (names.ATTR_USER_AGENT, agent_of(exchange, self._is_secret)),
+        maker, bounds = self._maker, self._bounds
+        if (
+            maker is None
+            or bounds is None
+            or self._provider.foreign_processors()
+            or not _enabled(maker.tracer)
         ):
-            if value is not None:
-                attributes[key] = value[:MAX_ATTRIBUTE]
+            self._opened_by_sdk(exchange)
+            return
+        caller: Caller | None = None
+        linked: Caller | None = None
+        sent: Context | None = None
+        failed: Exception | None = None
+        carrier = exchange.carrier
+        if carrier is not None:
+            caller, sent, failed = self._incoming.read(carrier)
+            if caller is not None and not isinstance(caller, str) and not caller.is_remote:
+                self._opened_by_sdk(exchange, caller, sent)
+                return
+            if self._restarts:
+                # Nothing of a stranger's reaches the application: neither his sampling flag nor his baggage.
+                caller, linked, sent = None, caller, None
+        if caller is None:
+            bound = bounds.root
+            exchange.trace_id, exchange.span_id = self._new_pair()
+        else:
+            bound = bounds.asked if flags_of(caller) & 1 else bounds.declined
+            exchange.trace_id = caller[3:35] if isinstance(caller, str) else f"{caller.trace_id:032x}"
+            exchange.span_id = self._new_span()
+        span: RequestSpan | UnsampledSpan
+        if bound == ALWAYS or int(exchange.trace_id[16:], 16) < bound:
+            exchange.sampled = True
+            span = maker.asleep(exchange, caller, linked)
+        else:
+            span = maker.unsampled(exchange, caller, linked)
+        exchange.span = span
+        # Always from an empty context: whatever an earlier request left in this thread is no parent of this one.
+        around = self._around()
+        context = Context({**around, **(sent or {})}) if around or sent else Context()
+        _put(context, _SPAN_KEY, span)
+        exchange.otel_context = context
+        if failed is not None:
+            raise failed
+
+    def _opened_by_sdk(
+        self, exchange: Exchange, caller: Caller | None = None, sent: Context | None = None
+    ) -> None:
+        """The same through the tracer, with a span that processors and samplers are shown at once."""
+        failed: Exception | None = None
+        linked: Caller | None = None
+        if caller is None and exchange.carrier is not None:
+            caller, sent, failed = self._incoming.read(exchange.carrier)
+        if self._restarts:
+            caller, linked, sent = None, caller, None
+        parent = within(caller, sent)
         span = self._tracer.start_span(
-            _span_method(exchange),
+            span_method(exchange),
             parent,
             SpanKind.SERVER,
-            attributes,
-            links,
+            opening(exchange, self._is_secret),
+            None if linked is None else [Link(context_of(linked))],
             start_time=exchange.started_unix_ns,
             record_exception=False,
             set_status_on_exception=False,
@@ -91,86 +159,96 @@ class Traces:
             exchange.sampled = ids.trace_flags.sampled
         # OTEL_SDK_DISABLED: no span, or the caller's own. The lines of one request still need to find each other.
         if not ids.is_valid:
-            exchange.trace_id, exchange.span_id = self._new_ids()
-        elif carrier is not None and trace.get_current_span(parent).get_span_context().span_id == ids.span_id:
-            exchange.span_id = self._new_ids()[1]
+            exchange.trace_id, exchange.span_id = self._new_pair()
+        elif caller is not None and context_of(caller).span_id == ids.span_id:
+            exchange.span_id = self._new_span()
+        elif self._maker is not None and type(span) is NonRecordingSpan:
+            # It may turn out to be worth recording.
+            unsampled = self._maker.unsampled(exchange, caller, linked)
+            unsampled._context = ids
+            span = unsampled
         exchange.span = span
-        exchange.otel_context = trace.set_span_in_context(span, _within(otel_context.get_current(), parent))
+        exchange.otel_context = trace.set_span_in_context(span, Context({**self._around(), **parent}))
         if failed is not None:
             raise failed
 
-    def _extract(self, carrier: Mapping[str, str] | None) -> tuple[Context, Exception | None]:
-        """The caller's context, and what its reading failed with: that costs the parent, and not the span."""
-        if carrier is None:
-            return Context(), None
-        try:
-            return propagate.extract(cleaned(carrier), context=Context()), None
-        except Exception as error:  # a propagator of the user's own
-            return Context(), error
-
     def enter(self, exchange: Exchange) -> Any:
         context = exchange.otel_context
-        return None if context is None else otel_context.attach(context)
+        return None if context is None else self._attach(context)
 
-    def leave(self, token: Any) -> None:
-        otel_context.detach(token)
+    # ---- a request ends ------------------------------------------------------------------------------------
+
+    def keeps(self, exchange: Exchange) -> str:
+        """Why a request that has ended is recorded though it is not sampled; empty when it is not."""
+        if exchange.span is None or self._maker is None or self._provider.put is None:
+            return ""
+        if exchange.level == "error" and self._keeps_errors:
+            return "error"
+        if exchange.findings and self._keeps_findings:
+            return "finding"
+        took_ns = (exchange.last_byte_ns or exchange.ended_ns or 0) - exchange.started_ns
+        return "slow" if took_ns >= self._slow_ns else ""
 
     def closed(self, exchange: Exchange) -> None:
         span = exchange.span
         if span is None:
             return
         exchange.span = exchange.otel_context = None
+        if type(span) is RequestSpan:
+            if self._closed_asleep(span, exchange):
+                return
+        elif type(span) is UnsampledSpan:
+            if exchange.kept:
+                self._keep(span, exchange)
+            return
         if not span.is_recording():
             return
         try:
-            self._describe(span, exchange)
+            describe(span, exchange, self._is_secret, exchange.kept)
         finally:
-            span.end(exchange.started_unix_ns + round(exchange.duration * 1e9))
+            span.end(ended_at(exchange))
+        put = self._provider.put
+        if exchange.kept and put is not None:
+            put(span._readable_span())  # which our exporter's processor refuses: it is not sampled
 
-    def _describe(self, span: Any, exchange: Exchange) -> None:
-        attributes: dict[str, Any] = {
-            names.ATTR_OUTCOME: str(exchange.outcome),
-            names.ATTR_REQUEST_ID: exchange.request_id,
-        }
-        route = exchange.http_route
-        if route is not None and route != names.UNMATCHED_ROUTE:
-            span.update_name(f"{_span_method(exchange)} {route}")
-            attributes[names.ATTR_ROUTE] = route
-        if exchange.status is not None:
-            attributes[names.ATTR_STATUS] = exchange.status
-        error_type = exchange.error_type
-        if error_type:
-            attributes[names.ATTR_ERROR_TYPE] = error_type
-        if exchange.request_bytes:
-            attributes[names.ATTR_REQUEST_SIZE] = exchange.request_bytes
-        if exchange.response_bytes:
-            attributes[names.ATTR_RESPONSE_SIZE] = exchange.response_bytes
-        for key, value in (exchange.facts or {}).items():
-            secret = self._is_secret(key)
-            attributes[names.ATTR_FACT_PREFIX + key] = (
-                REDACTED if secret else _attribute(value, self._is_secret)
-            )
-        if exchange.findings:
-            attributes[names.ATTR_FINDINGS] = list(dict.fromkeys(one.finding for one in exchange.findings))
-        span.set_attributes(attributes)
-        for finding in exchange.findings:
-            span.add_event(names.FINDING_EVENT, self._finding(finding))
-        if isinstance(exchange.exception, Exception):
-            span.add_event("exception", _exception(exchange.exception))
-        if exchange.level == "error":
-            span.set_status(_SERVER_ERROR)
+    def _closed_asleep(self, span: RequestSpan, exchange: Exchange) -> bool:
+        """Whether all is done for a span that nobody has looked at."""
+        if self._provider.foreign_processors():
+            span.wake()
+            return False
+        send = self._provider.encoded
+        if send is None:
+            # Nobody hears of it; or the exporter wants spans, and there is one.
+            return self._provider.put is None and span.ends_asleep()
+        if exchange.findings or exchange.exception is not None or self._wire is None:
+            span.wake()
+            return False
+        if not span.ends_asleep():
+            return False
+        self._send(span, exchange, send)
+        return True
 
-    def _finding(self, finding: Finding) -> dict[str, Any]:
-        attributes: dict[str, Any] = {
-            names.ATTR_FINDING: finding.finding,
-            names.ATTR_FINDING_SEVERITY: finding.severity,
-            names.ATTR_FINDING_WHY: finding.why,
-            names.ATTR_FINDING_TIMES: finding.times,
-        }
-        for key, value in finding.evidence.items():
-            shown = REDACTED if self._is_secret(key) else _attribute(value, self._is_secret)
-            attributes[names.ATTR_EVIDENCE_PREFIX + key] = shown
-        return attributes
+    def _keep(self, span: UnsampledSpan, exchange: Exchange) -> None:
+        send, put = self._provider.encoded, self._provider.put
+        if put is None or self._maker is None:
+            return
+        if send is None or exchange.findings or exchange.exception is not None or self._wire is None:
+            put(self._maker.ended(span, exchange.kept))
+            return
+        self._send(span, exchange, send)
+
+    def _send(
+        self, span: RequestSpan | UnsampledSpan, exchange: Exchange, send: Callable[[Encoded], None]
+    ) -> None:
+        maker, wire = self._maker, self._wire
+        assert maker is not None and wire is not None
+        tracer = maker.tracer
+        try:
+            data = wire.write(exchange, span._caller, span._linked, exchange.kept)
+        except Exception:
+            send(maker.ended(span, exchange.kept))
+            raise
+        send(Encoded(tracer.resource, tracer._instrumentation_scope, data))
 
     def flush(self, timeout_s: float) -> None:
         self._provider.flush(timeout_s)
@@ -182,41 +260,6 @@ class Traces:
         self._provider.shutdown(timeout_s)
 
 
-MAX_ATTRIBUTE = 2048
-
-
-def _within(around: Context, parent: Context) -> Context:
-    """What the caller sent, and what stands around the application already: the framework's own values, say."""
-    return Context({**around, **parent}) if around else parent
-
-
-def _span_method(exchange: Exchange) -> str:
-    # Semantic conventions: an unknown method must not become a span name.
-    return "HTTP" if exchange.method == names.OTHER_METHOD else exchange.method
-
-
-def _attribute(value: Any, is_secret: Callable[[str], bool]) -> Any:
-    shown = plain(value, is_secret)
-    if shown is None or isinstance(shown, list | dict):
-        return _dumps(shown, ensure_ascii=False)[:MAX_ATTRIBUTE]
-    return shown
-
-
-def _exception(error: Exception) -> dict[str, Any]:
-    """The attributes of an exception event (semantic conventions), without source text or locals.
-
-    Not `span.record_exception`: that raises where `str(exception)` does.
-    """
-    known = exception_of(error)
-    frames = [f'  File "{f["file"]}", line {f["line"]}, in {f["function"]}' for f in known["frames"]]
-    summary = f"{known['type']}: {known['message']}"
-    return {
-        "exception.type": known["type"],
-        "exception.message": known["message"],
-        "exception.stacktrace": "\n".join(["Traceback (most recent call last):", *frames, summary]),
-    }
-
-
-def _id_generator(provider: Any) -> Callable[[], tuple[str, str]]:
-    generator = provider.id_generator if isinstance(provider, TracerProvider) else OwnIds()
-    return lambda: (f"{generator.generate_trace_id():032x}", f"{generator.generate_span_id():016x}")
+def _enabled(tracer: Any) -> bool:
+    config = getattr(tracer, "_tracer_config", None)
+    return config is None or config.is_enabled

@@ -38,7 +38,7 @@ KIND = "flight"
 OPEN, ANSWERING = 1, 2
 PHASES = {OPEN: "open", ANSWERING: "answering"}
 
-_MAGIC = b"obskitF\x01"
+_MAGIC = b"obskitF\x02"
 _FIRST = 4096
 _SLOT_SIZE = 576
 _SLOTS = 64
@@ -46,10 +46,11 @@ _CHUNK = _SLOT_SIZE * _SLOTS
 _MAX_SLOTS = 4096
 _MAX_SIZE = _FIRST + _MAX_SLOTS * _SLOT_SIZE
 # Slot: phase and told, a byte each. What was noted meanwhile, of the request that was opened then (unix ns): whether
-# the event loop was blocked by it, and its route. When and with what status it was answered, and what it is: texts
-# that end with a zero byte, for they are quick to make; what does not fit in is cut, and has no such end.
+# the event loop was blocked by it, and its route. When (unix ns) and with what status it was answered. What it is: a
+# text that ends with a zero byte, for that is quick to make; what does not fit in is cut, and has no such end.
 _TOLD_AT, _NOTE_AT, _ANSWER_AT, _TEXT_AT = 1, 8, 136, 176
 _NOTE = struct.Struct("<Q?H")
+_ANSWER = struct.Struct("<QH")
 _ROUTE_AT = _NOTE_AT + _NOTE.size
 _ROUTE = _ANSWER_AT - _ROUTE_AT
 _TEXT = _SLOT_SIZE - _TEXT_AT
@@ -186,30 +187,33 @@ class FlightRecorder:
         trace_id, request_id, prefix = exchange.trace_id, exchange.request_id, exchange.path_prefix
         if request_id == trace_id:
             request_id = ""
-        said = (
-            f"{exchange.started_unix_ns}\n{exchange.protocol}\n{exchange.method}\n{trace_id}\n"
-            f"{exchange.span_id}\n{request_id}\n{prefix and scrub(prefix)}\n{path_of(exchange)}\0"
-        )
-        text = said.encode("utf-8", "replace")
-        if len(text) > _TEXT:
+        if prefix:
+            prefix = scrub(prefix)
+        text = (
+            f"{exchange.started_unix_ns}\n{exchange.protocol}\n{exchange.method}\n{trace_id}\n{exchange.span_id}\n"
+            f"{request_id}\n{prefix}\n{exchange.shown_path or path_of(exchange)}\0"
+        ).encode("utf-8", "replace")
+        size, at, memory = len(text), slot.text, slot.memory
+        if size > _TEXT:
+            size = _TEXT
             text = text[:_TEXT]
-        at, memory = slot.text, slot.memory
-        memory[at : at + len(text)] = text
+        memory[at : at + size] = text
         memory[slot.at] = OPEN
 
     def answering(self, exchange: Exchange) -> None:
         slot = exchange.flight_slot
         if slot is not None:
-            text = f"{time_ns()} {exchange.status or 0}\0".encode()
-            at, memory = slot.answer, slot.memory
-            memory[at : at + len(text)] = text
+            memory, status = slot.memory, exchange.status or 0
+            _ANSWER.pack_into(memory, slot.answer, time_ns(), status if 0 < status < 65_536 else 0)
             memory[slot.at] = ANSWERING
 
     def closed(self, exchange: Exchange) -> None:
         slot = exchange.flight_slot
         if slot is not None:
             exchange.flight_slot = None
-            self._give_back(slot)
+            slot.memory[slot.at] = 0
+            slot.exchange = None
+            slot.free.append(slot)
 
     def _give_back(self, slot: Slot) -> None:
         slot.memory[slot.at] = 0
@@ -380,10 +384,9 @@ class Lost:
             exchange.http_route = route.decode("utf-8") or None
         self.answered_s = 0.0
         if self.phase == ANSWERING:
-            answer = data[at + _ANSWER_AT : at + _TEXT_AT].partition(b"\0")[0]
-            answered, status = map(int, answer.split())
+            answered, status = _ANSWER.unpack_from(data, at + _ANSWER_AT)
             self.answered_s = max(0, answered - self.opened_unix_ns) * 1e-9
-            exchange.status = status or None
+            exchange.status = status if 100 <= status <= 999 else None
 
 
 def count(member: Member) -> int:

@@ -362,7 +362,7 @@ class Flight:
         for at in (flight._FIRST, flight._FIRST + flight._SLOT_SIZE):
             data[at] = 2
             data[at + flight._TEXT_AT : at + flight._TEXT_AT + len(said)] = said
-            data[at + flight._ANSWER_AT : at + flight._ANSWER_AT + 24] = b"1700000000000000001 200\0"
+            flight._ANSWER.pack_into(data, at + flight._ANSWER_AT, 1_700_000_000_000_000_001, 200)
         self._sound = bytes(data)
 
     def __call__(self, draw: Draw) -> None:

@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from obskit.signals.collector import DO, Teller
 from obskit.signals.otlp_http import HttpExporter
+from obskit.signals.otlp_lean import LeanExporter
 from obskit.signals.span_queue import Sizes, SpanQueue
 
 from .collector import ANSWERS, BELOW, MODES, REJECTED, TAKES_ALL, Collector
@@ -49,11 +50,11 @@ class Books:
 class Line:
     """A queue before a collector, and what it counted and told."""
 
-    def __init__(self, endpoint: str, sizes: Sizes = SIZES) -> None:
+    def __init__(self, exporter: type, endpoint: str, sizes: Sizes = SIZES) -> None:
         self.books = Books()
         self.told: list[tuple[str, dict[str, Any]]] = []
         teller = Teller("c", lambda level, event, facts: self.told.append((event, facts)))
-        self.queue = SpanQueue(HttpExporter(f"{endpoint}/v1/traces"), self.books, teller, sizes)
+        self.queue = SpanQueue(exporter(f"{endpoint}/v1/traces"), self.books, teller, sizes)
         self._provider = TracerProvider(shutdown_on_exit=False)
         self._provider.add_span_processor(self.queue)
         self._tracer = self._provider.get_tracer("outages")
@@ -68,13 +69,13 @@ class Line:
         return {facts.get("reason") for _, facts in self.told}
 
 
-@pytest.fixture
-def line(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Line]]:
+@pytest.fixture(params=[LeanExporter, HttpExporter], ids=["lean", "official"])
+def line(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Line]]:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", str(TIMEOUT_S))
     made: list[Line] = []
 
     def make(*arguments: Any) -> Line:
-        made.append(Line(*arguments))
+        made.append(Line(request.param, *arguments))
         return made[-1]
 
     yield make
