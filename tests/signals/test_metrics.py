@@ -334,6 +334,16 @@ def serve(metrics: Metrics, **fields: Any) -> None:
     metrics.closed(exchange)
 
 
+@pytest.mark.parametrize(
+    ("fields", "shown"), [({"sampled": True}, True), ({"kept": "error"}, True), ({}, False)], ids=str
+)
+def test_an_exemplar_names_a_trace_that_is_recorded_and_no_other(fields: dict[str, Any], shown: bool) -> None:
+    metrics = Metrics(10)
+    serve(metrics, trace_id="a" * 32, **fields)
+    (series,) = metrics.store.look()[DURATION].values()
+    assert [one[0] for one in series.exemplars or () if one] == ["a" * 32] * shown
+
+
 def test_the_first_byte_of_a_slow_answer_is_in_a_bucket_of_its_own() -> None:
     metrics, exchange = Metrics(10), closing()
     metrics.opened(exchange)

@@ -281,7 +281,7 @@ class Metrics:
                     cells.first_byte.bounds, first_byte or 0.0
                 )
                 exemplar = None
-                if exchange.sampled:
+                if exchange.sampled or exchange.kept:
                     exemplar = (exchange.trace_id, duration, exchange.started_unix_ns * 1e-9 + duration)
             except BaseException:  # a record that is not whole: whatever it was, it is not in flight any more
                 with self.store.lock:
