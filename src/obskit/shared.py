@@ -38,7 +38,6 @@ _SLOT = struct.Struct("<QQQHHI")  # fingerprint, started, ended, state, times, c
 _SLOT_SIZE = _SLOT.size
 _CHECKED = _SLOT_SIZE - 4
 _FACTS = struct.Struct("<QQQHH")
-_CHECK = struct.Struct("<I")
 _BUCKET = _SLOT_SIZE * _WAYS
 _FINGERPRINTS = struct.Struct("<" + "Q24x" * _WAYS)
 _ENDS = struct.Struct("<" + "16xQ8x" * _WAYS)
@@ -136,9 +135,14 @@ class Table:
         """
         at = _SLOTS_AT + (fingerprint & self._mask) * _BUCKET
         try:
-            self._write(
-                at, _FINGERPRINTS.unpack_from(self._map, at), fingerprint, started_ns, ended_ns, state, times
-            )
+            known = _FINGERPRINTS.unpack_from(self._map, at)
+            if fingerprint in known:
+                at += _SLOT_SIZE * known.index(fingerprint)
+            else:
+                at = self._free(at, known, ended_ns)
+            times = times if times < MAX_TIMES else MAX_TIMES
+            facts = _FACTS.pack(fingerprint, started_ns, ended_ns, state & 0xFFFF, times)
+            self._map[at : at + _SLOT_SIZE] = facts + crc32(facts).to_bytes(4, "little")
         except ValueError:  # closed by another thread
             return
 
@@ -154,34 +158,23 @@ class Table:
                 entry = self.get(fingerprint, now_ns)
                 if entry is not None:
                     return entry
-            self._write(at, known, fingerprint, started_ns, ended_ns, state, 1)
+                at += _SLOT_SIZE * known.index(fingerprint)
+            else:
+                at = self._free(at, known, ended_ns)
+            facts = _FACTS.pack(fingerprint, started_ns, ended_ns, state & 0xFFFF, 1)
+            self._map[at : at + _SLOT_SIZE] = facts + crc32(facts).to_bytes(4, "little")
         except ValueError:  # closed by another thread
             pass
         return None
 
-    def _write(
-        self,
-        at: int,
-        known: tuple[int, ...],
-        fingerprint: int,
-        started_ns: int,
-        ended_ns: int,
-        state: int,
-        times: int,
-    ) -> None:
-        if fingerprint in known:
-            at += _SLOT_SIZE * known.index(fingerprint)
-        elif 0 in known:
-            at += _SLOT_SIZE * known.index(0)
-        else:
-            ends = _ENDS.unpack_from(self._map, at)
-            latest = max(ends)
-            # An end that far ahead is a leftover or torn: it would never be the oldest.
-            at += _SLOT_SIZE * ends.index(latest if latest > ended_ns + _FAR_NS else min(ends))
-        facts = _FACTS.pack(
-            fingerprint, started_ns, ended_ns, state & 0xFFFF, times if times < MAX_TIMES else MAX_TIMES
-        )
-        self._map[at : at + _SLOT_SIZE] = facts + _CHECK.pack(crc32(facts))
+    def _free(self, at: int, known: tuple[int, ...], ended_ns: int) -> int:
+        """Where in the bucket at `at` a new fingerprint goes: a slot that is empty, or else ended first."""
+        if 0 in known:
+            return at + _SLOT_SIZE * known.index(0)
+        ends = _ENDS.unpack_from(self._map, at)
+        latest = max(ends)
+        # An end that far ahead is a leftover or torn: it would never be the oldest.
+        return at + _SLOT_SIZE * ends.index(latest if latest > ended_ns + _FAR_NS else min(ends))
 
     def close(self) -> None:
         """Let go of the memory; the file stays for the other workers. Later calls find nothing."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,8 @@ from obskit.names import DURATION_BUCKETS, METRICS, SIZE_BUCKETS, Metric
 from obskit.signals.cells import MAX_LABEL, OVERFLOW_SETS, Store, _Family
 from tests.signals.conftest import run_python
 from tests.support.exposition import Samples, labels, parse
+from tests.support.racing import THREADS, in_threads
 
-THREADS = 8
 EACH = 5_000
 COUNTER = Metric("jobs_total", "counter", "Jobs.", ("http_route",))
 GAUGE = Metric("jobs_waiting", "gauge", "Waiting.", ("http_route", "kind"))
@@ -42,34 +40,6 @@ def samples(store: Store) -> Samples:
     return parse(page(store))
 
 
-def in_threads(work: Callable[[int], Any]) -> None:
-    """`work(number)` in eight threads that begin together."""
-    together = threading.Barrier(THREADS)
-
-    def run(number: int) -> None:
-        together.wait(10)
-        work(number)
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-        assert not thread.is_alive()
-
-
-@pytest.fixture
-def switching() -> Iterable[None]:
-    """Threads change places as often as the interpreter can."""
-    import sys
-
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
-
-
-@pytest.mark.usefixtures("switching")
 def test_updates_from_eight_threads_lose_nothing(store: Store) -> None:
     counter, histogram = store.numbers(COUNTER), store.histograms(HISTOGRAM)
 
@@ -88,7 +58,6 @@ def test_updates_from_eight_threads_lose_nothing(store: Store) -> None:
     assert sum(found["job_seconds_sum"].values()) == THREADS * EACH / 2 * 5.25
 
 
-@pytest.mark.usefixtures("switching")
 def test_eight_threads_that_meet_a_new_series_get_the_same_cell(store: Store) -> None:
     counter = store.numbers(COUNTER)
     got: list[list[Any]] = [[] for _ in range(THREADS)]
@@ -96,28 +65,21 @@ def test_eight_threads_that_meet_a_new_series_get_the_same_cell(store: Store) ->
     assert all(len({id(cells[n]) for cells in got}) == 1 for n in range(9))
 
 
-@pytest.mark.usefixtures("switching")
 def test_a_scrape_while_others_write_never_shows_a_torn_histogram(store: Store) -> None:
-    histogram = store.histograms(HISTOGRAM)
-    cell = histogram.child("/a")
-    stop = threading.Event()
+    cell = store.histograms(HISTOGRAM).child("/a")
 
-    def write() -> None:
-        while not stop.is_set():
+    def write(_: int) -> None:
+        for _ in range(EACH):
             with store.lock:
                 cell.observe(1.0)
 
-    thread = threading.Thread(target=write)
-    thread.start()
-    try:
-        for _ in range(50):
-            found = samples(store)
-            count = found["job_seconds_count"][labels(http_route="/a")]
-            assert found["job_seconds_sum"][labels(http_route="/a")] == count
-            assert found["job_seconds_bucket"][labels(http_route="/a", le="+Inf")] == count
-    finally:
-        stop.set()
-        thread.join(10)
+    def look() -> None:
+        found = samples(store)
+        count = found["job_seconds_count"][labels(http_route="/a")]
+        assert found["job_seconds_sum"][labels(http_route="/a")] == count
+        assert found["job_seconds_bucket"][labels(http_route="/a", le="+Inf")] == count
+
+    in_threads(write, meanwhile=look)
 
 
 def test_past_the_limit_new_series_are_counted_under_other_and_none_is_lost(store: Store) -> None:

@@ -13,27 +13,22 @@ BY_CONTENT = "content"
 # Who asks, as far as a request says so. More would tell one browser's requests apart (a trace id does); fewer would
 # take two people behind one proxy for one.
 _WHO = frozenset({b"x-forwarded-for", b"forwarded", b"authorization", b"cookie", b"user-agent", b"host"})
+_KEY = b"idempotency-key"
+_WHO_AND_KEY = _WHO | {_KEY}
 # A part of a file, or another form of the same page, is another question.
 _WHO_AND_WHAT = _WHO | {b"range", b"accept"}
-_KEY = b"idempotency-key"
 _BODY = Struct("<QI")
-
-
-def _environ_keys(names: frozenset[bytes]) -> tuple[str, ...]:
-    return (
-        "REMOTE_ADDR",
-        "QUERY_STRING",
-        *sorted("HTTP_" + name.decode("ascii").upper().replace("-", "_") for name in names),
-    )
-
-
-_WHO_KEYS = _environ_keys(_WHO)
-_WHO_AND_WHAT_KEYS = _environ_keys(_WHO_AND_WHAT)
 
 
 def page(exchange: Exchange) -> bytes | None:
     """Who asks for what in a request without a body; None when that cannot be told."""
-    return _parts(exchange, _WHO_AND_WHAT, _WHO_AND_WHAT_KEYS)[0]
+    request = exchange.request
+    if request is None:
+        return None
+    if "REQUEST_METHOD" in request:
+        what = "\0".join(("", request.get("HTTP_RANGE", ""), request.get("HTTP_ACCEPT", "")))
+        return _in_environ(exchange, request) + what.encode("utf-8", "surrogatepass")
+    return _in_scope(exchange, request, _WHO_AND_WHAT)
 
 
 def operation(exchange: Exchange) -> tuple[bytes | None, str]:
@@ -41,7 +36,16 @@ def operation(exchange: Exchange) -> tuple[bytes | None, str]:
 
     The first is None when it cannot be told: without a key, what the application did not read cannot be compared.
     """
-    data, key = _parts(exchange, _WHO, _WHO_KEYS)
+    request = exchange.request
+    if request is None:
+        return None, BY_CONTENT
+    if "REQUEST_METHOD" in request:
+        key = request.get("HTTP_IDEMPOTENCY_KEY")
+        data: bytes | None = None if key else _in_environ(exchange, request)
+    else:
+        data = _in_scope(exchange, request, _WHO_AND_KEY)
+        # Perhaps in a cookie: one search costs less than a comparison with the name of every header.
+        key = _last(request["headers"], _KEY) if data is not None and _KEY in data else None
     if key:
         return _keyed(exchange, key), BY_KEY
     if data is None or not (exchange.request_complete or _bodiless(exchange)):
@@ -51,31 +55,46 @@ def operation(exchange: Exchange) -> tuple[bytes | None, str]:
     return (data if not exchange.request_bytes else None), BY_CONTENT
 
 
-def _parts(exchange: Exchange, names: frozenset[bytes], keys: tuple[str, ...]) -> tuple[bytes | None, Any]:
+def _in_environ(exchange: Exchange, environ: Any) -> bytes:
+    # Written out: a loop over names would take twice as long.
+    get = environ.get
+    parts = (
+        get("REMOTE_ADDR", ""),
+        get("QUERY_STRING", ""),
+        get("HTTP_AUTHORIZATION", ""),
+        get("HTTP_COOKIE", ""),
+        get("HTTP_FORWARDED", ""),
+        get("HTTP_HOST", ""),
+        get("HTTP_USER_AGENT", ""),
+        get("HTTP_X_FORWARDED_FOR", ""),
+        exchange.method,
+        exchange.url_path,
+    )
+    return "\0".join(parts).encode("utf-8", "surrogatepass")
+
+
+def _in_scope(exchange: Exchange, scope: Any, names: frozenset[bytes]) -> bytes | None:
     # One pass over the headers, as `Exchange.header` would make one for each.
-    request = exchange.request
-    if request is None:
-        return None, None
-    get = request.get
-    if "REQUEST_METHOD" in request:
-        parts = [get(key, "") for key in keys]
-        parts += exchange.method, exchange.url_path
-        return "\0".join(parts).encode("utf-8", "surrogatepass"), get("HTTP_IDEMPOTENCY_KEY")
-    headers = get("headers", ())
+    headers = scope.get("headers", ())
     if hasattr(headers, "__next__"):  # readable only once, and that is the application's
-        return None, None
-    key = None
+        return None
     what = f"{exchange.method}\0{exchange.url_path}\0{exchange.client_address}"
-    query = get("query_string", b"")
+    query = scope.get("query_string", b"")
     if not isinstance(query, bytes):  # Django's AsyncRequestFactory
         query = str(query).encode("utf-8", "surrogatepass")
     kept = [what.encode("utf-8", "surrogatepass"), query]
+    for header in headers:
+        if header[0] in names:
+            kept += header
+    return b"\0".join(kept)
+
+
+def _last(headers: Any, wanted: bytes) -> Any:
+    found = None
     for name, value in headers:
-        if name in names:
-            kept += (name, value)
-        elif name == _KEY:
-            key = value
-    return b"\0".join(kept), key
+        if name == wanted:
+            found = value
+    return found
 
 
 def _keyed(exchange: Exchange, key: Any) -> bytes:

@@ -115,20 +115,21 @@ class Repeats(Remembering):
 
     def closed(self, exchange: Exchange) -> Evidence | None:
         table = self._table
-        if table is None or exchange.protocol != "http":
+        if table is None:
             return None
         method = exchange.method
         if method == "GET" or method == "HEAD":
-            quiet = exchange.started_ns - table.marks[_LAST_TROUBLE] > self._window_ns
+            started_ns = exchange.started_ns
+            quiet = started_ns - table.marks[_LAST_TROUBLE] > self._window_ns
             if (
                 quiet
                 and exchange.outcome is _COMPLETED
-                and (exchange.ended_ns or 0) - exchange.started_ns < WAITED_NS
+                and (exchange.ended_ns or 0) - started_ns < WAITED_NS
                 and (exchange.status or 0) < 408
             ):
                 return None
-            return self._safe(exchange, table, quiet=quiet)
-        return self._unsafe(exchange, table) if method in _UNSAFE else None
+            return self._safe(exchange, table, quiet=quiet) if exchange.protocol == "http" else None
+        return self._unsafe(exchange, table) if method in _UNSAFE and exchange.protocol == "http" else None
 
     # -- what changes something -------------------------------------------------------------------
 
@@ -139,17 +140,17 @@ class Repeats(Remembering):
         data, by = operation(exchange)
         if data is None:
             return None
-        kind_of_next = _kind_of_next(outcome, status)
         closed_ns = exchange.ended_ns or 0
         # Work that goes on after the answer is no part of what the client waits for.
         ended_ns = exchange.last_byte_ns or closed_ns
         fingerprint = table.fingerprint(data)
+        state = status if outcome is _COMPLETED and status < 1 << _STATUS_BITS else _state(outcome, status)
         # A refusal, too: of two at once the refused one may be the first to close.
-        entry = table.add(fingerprint, exchange.started_ns, ended_ns, _state(outcome, status), closed_ns)
+        entry = table.add(fingerprint, exchange.started_ns, ended_ns, state, closed_ns)
         if entry is not None:
             run = _Run(exchange.started_ns, ended_ns, outcome, status)
             return self._again(exchange, table, fingerprint, run, entry, by)
-        if kind_of_next is _REPEAT and by is BY_CONTENT:
+        if self._manners.counts and by is BY_CONTENT and _kind_of_next(outcome, status) is _REPEAT:
             self._manners.learn(exchange.method, exchange.http_route, repeated=False)
         return None
 

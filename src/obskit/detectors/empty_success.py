@@ -23,6 +23,8 @@ WINDOW_S = 600
 _EMPTY = {b"": "nothing", b"[]": "[]", b"{}": "{}", b"null": "null", b'""': '""'}
 _LONGEST = 16
 
+_COMPLETED = Outcome.COMPLETED
+
 
 class _Usual:
     """The windows of one method and route: the complete one, and the one that fills."""
@@ -57,24 +59,21 @@ class EmptySuccesses:
 
     def __init__(self, setting: Setting) -> None:
         self._limit = setting.config.max_series
-        self._usual: dict[tuple[str, str], _Usual] = {}
+        self._usual: dict[tuple[str, str | None], _Usual] = {}
         self._lock = Lock()
 
     def closed(self, exchange: Exchange) -> Evidence | None:
         status = exchange.status
-        if status is None or not 200 <= status < 300 or status == 206:
+        if status != 200 and (status is None or not 200 <= status < 300 or status == 206):
             return None
-        if exchange.outcome is not Outcome.COMPLETED or exchange.method == "HEAD":
+        method = exchange.method
+        if exchange.outcome is not _COMPLETED or method == "HEAD":
             return None
         if exchange.server_sends_file or exchange.protocol != "http":
             return None
-        route = exchange.http_route or UNMATCHED_ROUTE
-        key = (exchange.method, route)
-        usual = self._usual.get(key)
+        usual = self._usual.get((method, exchange.http_route)) or self._begun(exchange)
         if usual is None:
-            if route in (UNMATCHED_ROUTE, OVERFLOW) or len(self._usual) >= self._limit:
-                return None
-            usual = self._usual.setdefault(key, _Usual())
+            return None
         size = exchange.response_bytes
         body = None if size > _LONGEST else _body(exchange.response_head, size)
         # Two threads may lose a count here; that changes nothing that is learned, and saves every request a lock.
@@ -84,6 +83,13 @@ class EmptySuccesses:
             return None
         with self._lock:
             return self._count(usual, body, size, now_ns)
+
+    def _begun(self, exchange: Exchange) -> _Usual | None:
+        """The windows of a route that is new, if it is one and there is room for it."""
+        route = exchange.http_route
+        if not route or route in (UNMATCHED_ROUTE, OVERFLOW) or len(self._usual) >= self._limit:
+            return None
+        return self._usual.setdefault((exchange.method, route), _Usual())
 
     def _count(self, usual: _Usual, body: str | None, size: int, now_ns: int) -> Evidence | None:
         evidence: Evidence | None = None

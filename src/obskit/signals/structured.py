@@ -1,4 +1,7 @@
-"""structlog: configured once if the user has not, added to if the user has, undone on shutdown."""
+"""structlog: configured once if the user has not, added to if the user has, undone on shutdown.
+
+It is loaded when the application loads it, or asks for a logger of ours: the lines that are ours do not need it.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,10 @@ import traceback
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from obskit.context import current
 from obskit.plain import message_of, plain, text_of
 from obskit.redact import REDACTED
+from obskit.signals import late
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -38,8 +40,15 @@ def active() -> Any:
 
 def attach(sink: Any) -> None:
     """Send structlog's lines to `sink`: all of them, or, if the user configured structlog, add ids to theirs."""
-    global _configured_by_us, _added_to
     _sinks.append(sink)
+    if len(_sinks) == 1:
+        late.when_imported(("structlog",), _join)
+
+
+def _join() -> None:
+    global _configured_by_us, _added_to
+    import structlog  # noqa: PLC0415
+
     if _configured_by_us or _added_to is not None:
         return
     if structlog.is_configured():
@@ -64,8 +73,10 @@ def detach(sink: Any) -> None:
     global _configured_by_us, _added_to
     if sink in _sinks:
         _sinks.remove(sink)
-    if _sinks:
+    if _sinks or late.forget(_join) or "structlog" not in sys.modules:
         return
+    import structlog  # noqa: PLC0415
+
     now = structlog.get_config()["processors"]
     if _configured_by_us and _emit in now:
         structlog.reset_defaults()
@@ -84,12 +95,17 @@ def users_own() -> bool:
 
 def log(level: str, event: str, logger: str, fields: Mapping[str, Any]) -> None:
     """Write one line through the user's own structlog configuration."""
+    import structlog  # noqa: PLC0415
+
     structlog.get_logger(logger).log(getattr(logging, level.upper()), event, **fields)
 
 
 def get_logger(name: Any = None) -> FilteringBoundLogger:
     """A logger that takes structlog's configuration when it writes, not when it is made or bound. Never raises."""
     try:
+        # Now, while modules are being loaded, and not with the first line, which may be a request's.
+        import structlog  # noqa: F401, PLC0415
+
         return LateLogger(name, {})  # type: ignore[return-value]
     except Exception:
         return _SPARE  # type: ignore[return-value]
@@ -136,6 +152,8 @@ class LateLogger:
 
     def __getattr__(self, method: str) -> Any:
         try:
+            import structlog  # noqa: PLC0415
+
             arguments = () if self._name is None or self._name == "" else (self._name,)
             return getattr(structlog.get_logger(*arguments, **self._context), method)
         except AttributeError:
@@ -200,6 +218,8 @@ def _emit(logger: Any, method: str, event_dict: MutableMapping[str, Any]) -> Any
     if event_dict.pop("stack_info", None):
         event_dict["stack"] = _callers()
     sink = active()
+    import structlog  # noqa: PLC0415
+
     if sink is not None:
         context = structlog.contextvars.get_contextvars()
         fields = {**context, **event_dict} if context else event_dict
@@ -234,6 +254,8 @@ def _callers() -> list[str]:
 
 def _guarded_logger() -> type[Any]:
     """structlog's filtering logger, whose methods never raise: not for bad arguments, not for us."""
+    import structlog  # noqa: PLC0415
+
     base = structlog.make_filtering_bound_logger(logging.NOTSET)
 
     def guarded(name: str) -> Callable[..., Any]:
