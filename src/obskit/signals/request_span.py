@@ -112,7 +112,7 @@ class Maker:
 def _end(span: _Span, exchange: Exchange, is_secret: IsSecret, kept: str = "") -> None:
     describe(span, exchange, is_secret, kept)
     span._end_time = ended_at(exchange)
-    span._attributes._immutable = True
+    span._attributes._immutable = True  # type: ignore[union-attr]
 
 
 class RequestSpan(_Span):
@@ -140,7 +140,7 @@ class RequestSpan(_Span):
 
     def __repr__(self) -> str:
         self.wake()
-        return _Span.__repr__(self)
+        return f"{_Span.__repr__(self)}"  # type: ignore[no-untyped-call]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         self.wake()

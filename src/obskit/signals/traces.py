@@ -73,7 +73,7 @@ class Traces:
         self._bounds = None if self._maker is None else bounds_of(self._maker.tracer.sampler)
         limits = None if self._maker is None else self._maker.tracer._span_limits
         self._wire = None if limits is None or not uncut(limits) else RequestWire(is_secret, limits)
-        runtime = otel_context._RUNTIME_CONTEXT
+        runtime: Any = otel_context._RUNTIME_CONTEXT
         stock = type(runtime) is ContextVarsRuntimeContext
         self._around = runtime._current_context.get if stock else runtime.get_current
         self._attach = runtime._current_context.set if stock else runtime.attach
@@ -246,7 +246,9 @@ class Traces:
         try:
             data = wire.write(exchange, span._caller, span._linked, exchange.kept)
         except Exception:
-            send(maker.ended(span, exchange.kept))
+            put = self._provider.put
+            if put is not None:
+                put(maker.ended(span, exchange.kept))
             raise
         send(Encoded(tracer.resource, tracer._instrumentation_scope, data))
 

@@ -1,4 +1,4 @@
-"""The tests that OpenTelemetry's SDK has of its spans, run as they are and with spans of ours, asleep, in their place."""
+"""The tests that OpenTelemetry's SDK has of its spans, run as they are and with spans of ours in their place."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def fetched() -> tuple[Path, Path]:
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not source.is_dir():
-            _pip("download", "--no-deps", "--no-binary", ":all:", "-d", str(cache), f"opentelemetry-sdk=={sdk}")
+            _pip(
+                "download", "--no-deps", "--no-binary", ":all:", "-d", str(cache), f"opentelemetry-sdk=={sdk}"
+            )
             with tarfile.open(cache / f"{source.name}.tar.gz") as archive:
                 archive.extractall(cache / f"{source.name}.new", filter="data")
             (cache / f"{source.name}.new" / source.name).rename(source)

@@ -1,4 +1,4 @@
-"""A pytest plugin for the SDK's own tests: each span that a tracer starts is one of ours, asleep, and becomes the SDK's."""
+"""A pytest plugin for the SDK's own tests: each span that a tracer starts is one of ours, asleep until it is used."""
 
 from __future__ import annotations
 
