@@ -85,13 +85,9 @@ def context_of(caller: Caller) -> SpanContext:
 
 def within(caller: Caller | None, context: Context | None) -> Context:
     """The context that the propagators make of such a request."""
-    if context is None:
-        context = Context()
-    return (
-        trace.set_span_in_context(NonRecordingSpan(context_of(caller)), context)
-        if isinstance(caller, str)
-        else context
-    )
+    if caller is None or context is not None:
+        return Context() if context is None else context
+    return trace.set_span_in_context(NonRecordingSpan(context_of(caller)), Context())
 
 
 def flags_of(caller: Caller) -> int:
