@@ -8,7 +8,7 @@ import random
 from opentelemetry.sdk.trace import TracerProvider
 
 from obskit.config import Config
-from obskit.signals.ids import OwnIds
+from obskit.signals.ids import OwnIds, pairs_of, spans_of
 from obskit.signals.provider import get_provider
 
 
@@ -50,3 +50,27 @@ def test_a_forked_child_makes_other_ids_than_its_parent() -> None:
     os.close(ours)
     os.close(theirs)
     assert told != ids.generate_trace_id()
+
+
+def test_ids_in_hexadecimal_are_of_their_length_and_never_none() -> None:
+    ids = OwnIds()
+    pairs = {ids.pair() for _ in range(1000)}
+    assert len(pairs) == 1000
+    assert {(len(trace_id), len(span_id)) for trace_id, span_id in pairs} == {(32, 16)}
+    assert {len(ids.span()) for _ in range(100)} == {16}
+    drawn = iter([0, 1, 1 << 64, 5 << 64 | 7, 0, 9])
+    ids._bits = lambda bits: next(drawn)  # type: ignore[method-assign]
+    assert ids.pair() == (f"{5:032x}", f"{7:016x}")
+    assert ids.span() == f"{9:016x}"
+
+
+def test_a_generator_of_the_users_own_makes_the_ids() -> None:
+    class Counting(OwnIds):
+        def generate_trace_id(self) -> int:
+            return 0xABC
+
+        def generate_span_id(self) -> int:
+            return 0xDEF
+
+    assert pairs_of(Counting())() == (f"{0xABC:032x}", f"{0xDEF:016x}")
+    assert spans_of(Counting())() == f"{0xDEF:016x}"

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 from time import thread_time
+from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from opentelemetry import baggage, propagate, trace
 from opentelemetry.context import Context
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from obskit.signals.incoming import cleaned
+from obskit.signals.incoming import Incoming, cleaned, context_of, flags_of, within
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -104,3 +109,52 @@ def test_eight_kilobytes_of_anything_cost_next_to_nothing(piece: str) -> None:
         )
         took.append(thread_time() - began)
     assert min(took) < 5e-3, f"{min(took) * 1e3:.1f} ms"
+
+
+# ---- read without OpenTelemetry, and with its verdict ------------------------------------------------------
+
+_ID = st.text("0123456789abcdef", min_size=32, max_size=32)
+_ALMOST = st.tuples(
+    st.sampled_from(["00", "01", "ff", "0", "fe", "cc"]),
+    _ID | st.just("0" * 32) | st.text("0123456789abcdefABCDEFg ", min_size=30, max_size=34),
+    _ID.map(lambda text: text[:16])
+    | st.just("0" * 16)
+    | st.text("0123456789abcdefAG_+", min_size=15, max_size=17),
+    st.sampled_from(["00", "01", "03", "ff", "1", "0g", "01-x", "01-", "01 ", "01\n", "٠١"]),
+).map("-".join)
+
+
+@given(_ALMOST | st.text(max_size=70) | _ALMOST.map(lambda text: f" {text}"))
+@example("00-" + "0" * 31 + "1-" + "0" * 15 + "1-00")
+@example("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\n")
+def test_a_traceparent_is_read_as_opentelemetry_reads_it(header: str) -> None:
+    expected = trace.get_current_span(propagate.extract({"traceparent": header}, context=Context()))
+    caller, sent, failed = Incoming().read({"traceparent": header})
+    assert failed is None
+    found = trace.get_current_span(within(caller, sent))
+    assert tuple(found.get_span_context()) == tuple(expected.get_span_context())
+    if caller is not None:
+        assert tuple(context_of(caller)) == tuple(expected.get_span_context())
+        assert flags_of(caller) == expected.get_span_context().trace_flags
+
+
+def test_the_usual_traceparent_asks_no_propagator(monkeypatch: pytest.MonkeyPatch) -> None:
+    header = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    incoming = Incoming()
+    monkeypatch.setattr(propagate, "extract", None)
+    assert incoming.read({"traceparent": header}) == (header, None, None)
+    _, _, failed = incoming.read({"traceparent": header, "tracestate": "vendor=1"})
+    assert isinstance(failed, TypeError)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_propagator_of_the_users_own_reads_all_of_it(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(TraceContextTextMapPropagator):
+        def extract(self, carrier: Any, context: Context | None = None, getter: Any = None) -> Context:
+            return Context({"own": dict(carrier)})
+
+    early = Incoming()
+    monkeypatch.setattr(propagate, "_HTTP_TEXT_FORMAT", CompositePropagator([Own()]))
+    incoming = early if when == "after" else Incoming()
+    carrier = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+    assert incoming.read(carrier) == (None, {"own": carrier}, None)
