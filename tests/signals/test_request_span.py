@@ -94,7 +94,7 @@ class Pair:
 
     def _tracer(self, seen: Seen, limits: SpanLimits | None) -> Any:
         provider = TracerProvider(
-            resource=Resource({"service.name": "shop"}),
+            resource=Resource.create({"service.name": "shop"}),
             id_generator=_SameIds(),
             span_limits=limits,
             shutdown_on_exit=False,

@@ -179,8 +179,11 @@ class Traces:
 
     def keeps(self, exchange: Exchange) -> str:
         """Why a request that has ended is recorded though it is not sampled; empty when it is not."""
-        if exchange.span is None or self._maker is None or self._provider.put is None:
+        span = exchange.span
+        if span is None or self._maker is None or self._provider.put is None:
             return ""
+        if type(span) is not UnsampledSpan and not span.is_recording():
+            return ""  # a tracer that is switched off, or a span that the application has ended
         if exchange.level == "error" and self._keeps_errors:
             return "error"
         if exchange.findings and self._keeps_findings:
