@@ -25,7 +25,7 @@ from obskit.signals.request_wire import RequestWire, uncut
 IS_SECRET = make_redactor(["iban"])
 LIMITS = SpanLimits(max_attribute_length=MAX_ATTRIBUTE_LENGTH)
 PROVIDER = TracerProvider(
-    resource=Resource({"service.name": "shop"}), span_limits=LIMITS, shutdown_on_exit=False
+    resource=Resource.create({"service.name": "shop"}), span_limits=LIMITS, shutdown_on_exit=False
 )
 MAKER = Maker(PROVIDER.get_tracer("obskit", "1"), IS_SECRET)  # type: ignore[arg-type]
 WIRE = RequestWire(
