@@ -68,6 +68,8 @@ class ProviderHandle:
         self.users = 1
         self.encoded: Callable[[Encoded], None] | None = None
         """Where spans may go as bytes, past their provider's processors; None while only spans are taken."""
+        self.put: Callable[[ReadableSpan | Encoded], None] | None = None
+        """The same for spans of any form that no processor is to see; None without an exporter of ours."""
         self._judged: tuple[Any, bool] = (None, True)
         self._make_exporter = make_exporter
         self._queue: SpanQueue | None = None
@@ -98,6 +100,7 @@ class ProviderHandle:
             finally:
                 self._queue = SpanQueue(exporter, self._books, Teller(self.collector))
                 self.provider.add_span_processor(self._queue)
+                self.put = self._queue.put
         if hasattr(exporter, "encode"):
             self.encoded = self._queue.put
         self._queue.begin()
@@ -152,7 +155,7 @@ class ProviderHandle:
             return
         if self._queue is not None:
             queue, self._queue, self._make_exporter = self._queue, None, None
-            self.encoded, self._judged = None, (None, True)
+            self.encoded, self.put, self._judged = None, None, (None, True)
             queue.shutdown(timeout_s)
         else:
             self.flush(timeout_s)
