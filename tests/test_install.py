@@ -355,7 +355,7 @@ def test_an_instrumentation_that_fails_is_counted_and_the_app_runs(
     switched = instrumentation.Switched(
         ["requests"], {"httpx": "wants 1, found 0"}, [("redis", ValueError("old"))]
     )
-    monkeypatch.setattr(instrumentation, "switch_on", lambda disabled, provider: switched)
+    monkeypatch.setattr(instrumentation, "switch_on", lambda disabled, provider, later: switched)
     app = install(wsgi_app, instrumentation=True)
     told, installed = started()
     assert (told["event"], told["stage"]) == ("obskit.internal_error", "instrumentation.redis")

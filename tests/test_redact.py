@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from obskit import redact
 from obskit.redact import REDACTED, make_redactor, scrub
 from tests.reliability.secrets.canaries import SHAPES, Canaries, found_in
 from tests.reliability.secrets.pace import NEAR_MISSES, seconds
@@ -253,6 +254,32 @@ def test_names_of_the_option_count_in_texts_too() -> None:
 def test_no_text_makes_it_raise_and_what_is_clean_stays_clean(text: str) -> None:
     once = scrub(text)
     assert scrub(once) == once or "%" in once
+
+
+PIECES = [
+    *"aAkgs019 %-_./=:,'\"é@\n٣", "eyJhbGci", "eyJhbGciOi", "AKIA", "ghp_", "sk-", "sk-ant-", "xoxb-", "SG.", "hvs.",
+    "npm_", "A" * 16, "a1" * 18, "4111", "1111", "4111111111111111", "378282246310005", "Bearer ", "token", "password",
+    "iban", "://", "user:pw@", "%3D", "%253D", "%3A%2F%2F", "-----BEGIN PRIVATE KEY-----", "', '", "/orders/",
+    "123456789012",
+]  # fmt: skip
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join) | st.text(st.characters(codec=None)))
+def test_what_is_judged_at_a_glance_or_from_memory_is_judged_as_after_a_long_look(text: str) -> None:
+    is_secret = make_redactor(["iban"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(redact, "_harmless", lambda text: None)
+        looked_at = scrub(text, make_redactor(["iban"]))
+    assert scrub(text, is_secret) == scrub(text, is_secret) == looked_at
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/v1/orders/12345/items/99", "/orders/of/the/café", "/orders/12345678901"]
+)
+def test_an_ordinary_path_is_judged_at_a_glance(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redact, "_scrub", lambda *_: pytest.fail("it was looked at"))
+    assert scrub(path) is path
 
 
 def test_only_clean_texts_are_remembered_and_not_many() -> None:

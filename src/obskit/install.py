@@ -194,7 +194,7 @@ def _compose(
     if config.instrumentation:
         if not _installed:
             undo.callback(instrumentation.switch_off)
-        switched = instrumentation.switch_on(config.disabled_instrumentations, provider.provider)
+        switched = instrumentation.switch_on(config.disabled_instrumentations, provider.provider, failures)
         for name, error in switched.failed:
             pipeline.failed(f"instrumentation.{name}", error)
     if endpoints and adapter is not None and adapter.serves(app, config.metrics_path):

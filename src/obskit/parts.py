@@ -52,6 +52,9 @@ class ContextSignal(Signal, Protocol):
 
     def enter(self, exchange: Exchange) -> Any: ...
     def leave(self, token: Any) -> None: ...
+    def keeps(self, exchange: Exchange) -> str:
+        """Why a request that was not sampled is recorded all the same; empty if it is not."""
+
     def goodbye(self) -> None:
         """The process may end without shutdown: what was not sent is lost, and counted."""
 

@@ -137,7 +137,18 @@ class WsgiDoor:
 class _Call:
     """One request on its way through the door."""
 
-    __slots__ = ("_door", "_environ", "_start_response", "exchange", "pipeline", "started")
+    __slots__ = (
+        "_door",
+        "_environ",
+        "_start_response",
+        "at_end",
+        "done",
+        "exchange",
+        "iterator",
+        "pipeline",
+        "raised",
+        "started",
+    )
 
     def __init__(
         self, door: WsgiDoor, exchange: Exchange, environ: Environ, start_response: StartResponse
@@ -148,6 +159,9 @@ class _Call:
         self.exchange = exchange
         self.pipeline = door.pipeline
         self.started = False
+        # Of the body that the server has been given.
+        self.iterator: Iterator[bytes] | None = None
+        self.at_end = self.raised = self.done = False
 
     def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], Any]:
         try:
@@ -315,15 +329,12 @@ _RUN_NO_CODE: frozenset[type] = frozenset({type(iter([])), type(iter(()))})
 class _Body:
     """The application's iterable, seen from the server: same items, same attributes, closed exactly once."""
 
-    __slots__ = ("_body", "_call", "_done", "_exhausted", "_iterator", "_raised")
+    # How far it has come stands in the call: a class with __getattr__ pays for each read of its own attributes.
+    __slots__ = ("_body", "_call")
 
     def __init__(self, call: _Call, body: Iterable[bytes]) -> None:
         self._call = call
         self._body = body
-        self._iterator: Iterator[bytes] | None = None
-        self._exhausted = False
-        self._raised = False
-        self._done = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(object.__getattribute__(self, "_body"), name)
@@ -344,7 +355,7 @@ class _Body:
         call = self._call
         pipeline = call.pipeline
         entered: Entered | None = None
-        iterator = self._iterator
+        iterator = call.iterator
         if type(iterator) not in _RUN_NO_CODE:
             try:
                 entered = pipeline.enter(call.exchange)
@@ -352,18 +363,19 @@ class _Body:
                 pipeline.failed("wsgi.body", error)
         try:
             if iterator is None:
-                iterator = self._iterator = iter(self._body)
+                iterator = call.iterator = iter(self._body)
             item = next(iterator)
         except StopIteration:
-            self._exhausted = True
+            call.at_end = True
             try:
-                pipeline.leave(entered)
+                if entered is not None:
+                    pipeline.leave(entered)
                 call.exhausted()
             except Exception as error:
                 pipeline.failed("wsgi.body", error)
             raise
         except BaseException as error:
-            self._raised = True
+            call.raised = True
             call.exchange.exception = error
             call.exchange.exception_handled = False
             try:
@@ -372,25 +384,26 @@ class _Body:
                 pipeline.failed("wsgi.body", failure)
             raise
         try:
-            pipeline.leave(entered)
+            if entered is not None:
+                pipeline.leave(entered)
             call.sent(item)
         except Exception as error:
             pipeline.failed("wsgi.body", error)
         return item
 
     def close(self) -> None:
-        if self._done:
-            return
-        self._done = True
         call = self._call
+        if call.done:
+            return
+        call.done = True
         pipeline = call.pipeline
         entered: Entered | None = None
         try:
-            if self._exhausted:
+            if call.at_end:
                 # The server may still have failed to send the last item; it then closes while handling that.
                 if isinstance(sys.exc_info()[1], OSError):
                     call.exchange.disconnected = True
-            elif not self._raised:
+            elif not call.raised:
                 call.closed_early()
             if type(self._body) is not list:  # which has nothing to close
                 entered = pipeline.enter(call.exchange)
@@ -407,20 +420,22 @@ class _Body:
                 raise
             finally:
                 try:
-                    pipeline.leave(entered)
+                    if entered is not None:
+                        pipeline.leave(entered)
                     call.finish()
                 except Exception as error:
                     pipeline.lost(call.exchange, "wsgi.close", error)
 
     def __del__(self) -> None:
         # A server that never closes still leaves a record; what became of the response nobody can say.
+        call = self._call
         try:
-            if not self._done:
-                if not (self._exhausted or self._raised):
-                    self._call.exchange.outcome = Outcome.UNKNOWN
-                self._call.finish()
+            if not call.done:
+                if not (call.at_end or call.raised):
+                    call.exchange.outcome = Outcome.UNKNOWN
+                call.finish()
         except Exception as error:
-            self._call.pipeline.failed("wsgi.del", error)
+            call.pipeline.failed("wsgi.del", error)
 
 
 class _SizedBody(_Body):

@@ -6,6 +6,8 @@ import http.server
 import importlib.util
 import json
 import sqlite3
+import subprocess
+import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -20,7 +22,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind
 
 import obskit
-from obskit.signals import instrumentation
+from obskit.signals import instrumentation, late
 from tests.signals.conftest import House
 
 Make = Callable[..., House]
@@ -31,11 +33,11 @@ SERVERS = ["asgi", "fastapi", "flask", "wsgi"]
 
 @pytest.fixture
 def on(house: Make) -> Callable[..., list[str]]:
-    """Installs with these options; the instrumentations that are on then."""
+    """Installs with these options; the instrumentations that are on then, or wait for their library."""
 
     def install(**options: Any) -> list[str]:
         house(instrumentation=True, **options)
-        return sorted(instrumentation._switched_on)
+        return sorted({*instrumentation._switched_on, *instrumentation._waiting})
 
     return install
 
@@ -44,11 +46,12 @@ def on(house: Make) -> Callable[..., list[str]]:
 def all_off_afterwards() -> Iterator[None]:
     yield
     obskit.shutdown()
-    assert instrumentation._switched_on == {}
+    assert instrumentation._switched_on == instrumentation._waiting == {}
 
 
 def _instrumented() -> set[str]:
     """Names of the installed instrumentations that are on, as they say themselves."""
+    # Each of these imports its library, and with it comes what waits for that library.
     return {
         entry.name
         for entry in entry_points(group="opentelemetry_instrumentor")
@@ -73,7 +76,7 @@ def test_a_client_whose_library_is_not_installed_stays_off(on: Callable[..., lis
 def test_the_notice_of_the_install_names_them(house: Make, capsys: pytest.CaptureFixture[str]) -> None:
     house(instrumentation=True).pipeline.begin()
     notice = json.loads(capsys.readouterr().out.splitlines()[0])
-    assert notice["instrumentations"] == sorted(instrumentation._switched_on)
+    assert notice["instrumentations"] == sorted({*instrumentation._switched_on, *instrumentation._waiting})
 
 
 def test_none_is_switched_on_when_the_option_is_off(on: Callable[..., list[str]], house: Make) -> None:
@@ -203,6 +206,91 @@ def test_one_whose_library_has_another_version_stays_off(installed: Callable[...
     installed(needy="NeedsMore")
     house(instrumentation=True)
     assert instrumentation._switched_on == {}
+
+
+# ---- libraries that nobody has imported yet ------------------------------------------------------------------
+
+PROGRAM = """
+import json, sys
+import obskit
+from obskit.signals import instrumentation
+app = obskit.install(lambda environ, start_response: [], interface="wsgi", service="late")
+names = {names!r}
+before = [name for name in names if name in sys.modules]
+waiting = sorted(instrumentation._waiting)
+{used}
+on = sorted(instrumentation._switched_on)
+obskit.shutdown()
+print(json.dumps([before, waiting, on, sorted(instrumentation._waiting), type(sys.meta_path[0]).__name__]))
+"""
+
+
+def _in_a_process(used: str) -> list[Any]:
+    program = PROGRAM.format(names=["httpx", "requests", "sqlite3", "psycopg", "structlog"], used=used)
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    told: list[Any] = json.loads(ran.stdout.splitlines()[-1])
+    return told
+
+
+def test_no_library_is_loaded_for_the_sake_of_instrumenting_it() -> None:
+    before, waiting, on, left, _ = _in_a_process("")
+    assert before == []
+    assert {"httpx", "requests", "sqlite3"} <= set(waiting)
+    assert not {"httpx", "requests", "sqlite3"} & set(on)
+    assert left == []
+
+
+@pytest.mark.parametrize(
+    ("used", "name"),
+    [
+        ("import httpx", "httpx"),
+        ("from requests import get", "requests"),
+        ("import sqlite3.dbapi2", "sqlite3"),
+        ("import opentelemetry.instrumentation.psycopg", "psycopg"),
+        (
+            "from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor as I; I().instrument()",
+            "httpx",
+        ),
+        (
+            "import threading; t = threading.Thread(target=__import__, args=['httpx']); t.start(); t.join()",
+            "httpx",
+        ),
+    ],
+)
+def test_an_instrumentation_is_switched_on_when_its_library_is_imported(used: str, name: str) -> None:
+    _, waiting, on, left, first = _in_a_process(used)
+    assert name in waiting
+    assert name in on
+    assert left == []
+    assert first != "_Finder"
+
+
+def test_what_is_imported_after_shutdown_stays_as_it_is() -> None:
+    _, _, on, _, _ = _in_a_process("obskit.shutdown()\nimport httpx, requests, sqlite3")
+    assert on == []
+
+
+def test_a_library_of_which_nobody_can_tell_what_is_imported_is_not_waited_for(
+    house: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(instrumentation, "_top_level", lambda library: [])
+    house(instrumentation=True)
+    assert {"httpx", "requests"} <= set(instrumentation._switched_on)
+    assert not {"httpx", "requests"} & set(instrumentation._waiting)
+
+
+def test_a_failure_when_the_library_comes_is_counted_and_no_failure_of_the_import(
+    house: Make, monkeypatch: pytest.MonkeyPatch, lines: Lines
+) -> None:
+    waits: dict[str, Callable[[], None]] = {}
+    monkeypatch.setattr(late, "when_imported", lambda names, then: waits.setdefault(names[0], then))
+    made = house(instrumentation=True)
+    monkeypatch.setattr(EntryPoint, "load", lambda entry: FailsOn)
+    waits["requests"]()
+    assert made.value("obskit_internal_errors_total", stage="instrumentation.requests") == 1
+    assert "requests" not in {*instrumentation._switched_on, *instrumentation._waiting}
 
 
 # ---- child spans --------------------------------------------------------------------------------------------

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import dis
 import inspect
 import platform
 import textwrap
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +19,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from obskit import names
 from obskit.exchange import Exchange, Outcome
 from obskit.names import HTTP_METHODS, OTHER_METHOD, Metric
-from obskit.signals import process
+from obskit.signals import cells, process
+from obskit.signals import metrics as metrics_module
 from obskit.signals.metrics import Metrics
 from obskit.version import __version__
 from tests.signals.conftest import House
@@ -331,6 +334,16 @@ def serve(metrics: Metrics, **fields: Any) -> None:
     metrics.closed(exchange)
 
 
+@pytest.mark.parametrize(
+    ("fields", "shown"), [({"sampled": True}, True), ({"kept": "error"}, True), ({}, False)], ids=str
+)
+def test_an_exemplar_names_a_trace_that_is_recorded_and_no_other(fields: dict[str, Any], shown: bool) -> None:
+    metrics = Metrics(10)
+    serve(metrics, trace_id="a" * 32, **fields)
+    (series,) = metrics.store.look()[DURATION].values()
+    assert [one[0] for one in series.exemplars or () if one] == ["a" * 32] * shown
+
+
 def test_the_first_byte_of_a_slow_answer_is_in_a_bucket_of_its_own() -> None:
     metrics, exchange = Metrics(10), closing()
     metrics.opened(exchange)
@@ -360,34 +373,114 @@ def test_a_5xx_with_an_exception_and_one_without_are_of_one_series() -> None:
     assert sum(series.numbers[:-1]) == 2
 
 
-def test_requests_that_are_counted_while_their_numbers_move_are_all_counted(tmp_path: Path) -> None:
-    metrics, each, turns = Metrics(100), 1_500, iter(range(1_000_000))
+class Lock:
+    """A lock that says how often it was taken."""
 
-    def work(_: int) -> None:
-        for _ in range(each):
+    def __init__(self) -> None:
+        self._lock, self.taken = threading.RLock(), 0
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self.taken += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+COUNTED_EACH_TIME = {
+    DURATION,
+    "http_server_response_body_size_bytes",
+    "http_server_active_requests",
+    "obskit_http_server_outcomes_total",
+    "obskit_log_records_total",
+}
+
+
+@pytest.mark.parametrize("undivided", sorted({False, cells.UNDIVIDED}))
+def test_requests_that_are_counted_while_their_numbers_move_are_all_counted(
+    undivided: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics_module, "UNDIVIDED", undivided)
+    metrics, served, over = Metrics(100), [0] * THREADS, threading.Event()
+    serve(metrics)
+    every = dict(metrics.store.families)
+    for name in every.keys() - COUNTED_EACH_TIME:  # what is moved is always what is counted in
+        del metrics.store.families[name]
+    moves = iter([str(tmp_path / "numbers"), *[None] * 1_000])
+
+    def work(number: int) -> None:
+        while not over.is_set():
             serve(metrics)
             metrics.log_record("info")
+            served[number] += 1
 
     def move() -> None:
-        metrics.store.move(str(tmp_path / "numbers") if next(turns) % 2 else None)
+        try:
+            metrics.store.move(next(moves))
+        except StopIteration:
+            over.set()
 
     in_threads(work, meanwhile=move)
-    assert next(turns) > 1
+    metrics.store.families.update(every)
     page = metrics.store.look()
     (duration,) = page[DURATION].values()
     (size,) = page["http_server_response_body_size_bytes"].values()
     (outcome,) = page["obskit_http_server_outcomes_total"].values()
-    assert sum(duration.numbers[:-1]) == outcome.numbers[0] == sum(size.numbers[:-1]) == THREADS * each
-    assert duration.numbers[-1] == pytest.approx(THREADS * each * 0.002)
-    assert page["obskit_log_records_total"]["info",].numbers == [THREADS * each]
+    assert sum(duration.numbers[:-1]) == outcome.numbers[0] == sum(size.numbers[:-1]) == sum(served) + 1
+    assert duration.numbers[-1] == pytest.approx((sum(served) + 1) * 0.002)
+    assert page["obskit_log_records_total"]["info",].numbers == [sum(served)]
     assert {series.numbers[0] for series in page["http_server_active_requests"].values()} == {0}
 
 
-@pytest.mark.parametrize("step", [Metrics.opened, Metrics.closed, Metrics.log_record])
-def test_a_request_calls_nothing_while_it_holds_the_lock(step: Callable[..., None]) -> None:
-    """A thread that CPython stops there, at a call, would let all others wait."""
-    (function,) = ast.parse(textwrap.dedent(inspect.getsource(step))).body
-    held = [node for node in ast.walk(function) if isinstance(node, ast.With)]
-    assert held
-    for block in held:
-        assert not [node for node in ast.walk(block) if isinstance(node, ast.Call | ast.For | ast.While)]
+def undivided_by(function: Callable[..., Any]) -> list[ast.AST]:
+    """What is done without the lock because it is undivided."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
+    choices = [
+        node for node in ast.walk(tree) if isinstance(node, ast.If) and "UNDIVIDED" in ast.dump(node.test)
+    ]
+    return [inner for choice in choices for statement in choice.body for inner in ast.walk(statement)]
+
+
+@pytest.mark.parametrize("step", [Metrics.opened, Metrics.log_record])
+def test_what_is_counted_without_the_lock_is_one_sum(step: Callable[..., Any]) -> None:
+    done = undivided_by(step)
+    assert isinstance(done[0], ast.AugAssign)
+    assert not [node for node in done if isinstance(node, ast.Call)]
+
+
+@pytest.mark.parametrize(
+    "function", [metrics_module._add, cells.Number.move], ids=["a request counts", "a number moves"]
+)
+def test_what_is_done_without_the_lock_or_beside_it_cannot_be_interrupted(
+    function: Callable[..., Any],
+) -> None:
+    """CPython may stop a thread at a call, a jump back and, before 3.12, where an object with references is made."""
+    steps = {instruction.opname for instruction in dis.get_instructions(function)} - {"RESUME"}
+    stops = {
+        name
+        for name in steps
+        if name.startswith(("CALL", "JUMP_BACKWARD", "FOR_", "BUILD_", "SEND", "YIELD"))
+    }
+    assert not stops
+
+
+def test_a_histogram_that_has_begun_to_move_has_moved_before_anybody_counts() -> None:
+    steps = [instruction.opname for instruction in dis.get_instructions(cells.Histogram.move)]
+    copied = max(index for index, name in enumerate(steps) if name in ("STORE_SUBSCR", "STORE_SLICE"))
+    assert not [
+        name for name in steps[copied:] if name.startswith(("CALL", "JUMP_BACKWARD", "FOR_", "BUILD_"))
+    ]
+    assert steps[copied:].count("STORE_ATTR") >= 3
+
+
+def test_without_knowing_that_it_is_undivided_a_request_is_counted_under_the_lock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metrics_module, "UNDIVIDED", False)
+    metrics, exchange = Metrics(10), closing()
+    lock = metrics.store.lock = Lock()
+    for step, given in ((metrics.opened, exchange), (metrics.log_record, "info"), (metrics.closed, exchange)):
+        metrics.store.look()
+        before = lock.taken
+        step(given)
+        assert lock.taken > before

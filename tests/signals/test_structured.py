@@ -6,6 +6,8 @@ import asyncio
 import io
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +29,39 @@ def test_a_logger_made_before_install_writes_through_it(house: Make, lines: Line
     with house().request() as exchange:
         MODULE_LOGGER.info("late")
     assert lines()[0]["trace_id"] == exchange.trace_id
+
+
+LATE = """
+import json, sys
+import obskit
+served = obskit.install(lambda environ, start_response: [], interface="wsgi", service="late", log_format="json")
+loaded = [name for name in ("structlog", "rich") if name in sys.modules]
+{used}
+print(json.dumps(loaded))
+"""
+
+
+@pytest.mark.parametrize(
+    "used",
+    [
+        "import structlog; structlog.get_logger('shop').info('told', a=1)",
+        "obskit.get_logger('shop').info('told', a=1)",
+        "from structlog import get_logger; log = get_logger('shop').bind(a=1); log.info('told')",
+    ],
+)
+def test_structlog_is_loaded_by_whoever_logs_with_it_and_writes_through_us_from_the_start(used: str) -> None:
+    program = [sys.executable, "-c", LATE.format(used=used)]
+    ran = subprocess.run(program, capture_output=True, text=True, check=True, timeout=60)
+    line, loaded = map(json.loads, ran.stdout.splitlines())
+    assert loaded == []
+    assert (line["event"], line["logger"], line["a"], line["service_name"]) == ("told", "shop", 1, "late")
+
+
+def test_structlog_loaded_after_shutdown_is_left_alone() -> None:
+    used = "obskit.shutdown(); import structlog; assert not structlog.is_configured()"
+    subprocess.run(
+        [sys.executable, "-c", LATE.format(used=used)], capture_output=True, check=True, timeout=60
+    )
 
 
 def test_a_logger_bound_before_install_writes_through_it(house: Make, lines: Lines) -> None:

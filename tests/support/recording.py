@@ -117,6 +117,9 @@ class FakeTraces(FakeSignal):
     def goodbye(self) -> None:
         self.notes.called("traces.goodbye")
 
+    def keeps(self, exchange: Exchange) -> str:
+        return ""
+
 
 class FakeMetrics(FakeSignal):
     def count_finding(self, finding: Finding) -> None:

@@ -65,7 +65,7 @@ def switch_on(
 
     `disabled` and OTEL_PYTHON_DISABLED_INSTRUMENTATIONS name those to leave off ("*" is all of them). One whose
     library is absent is passed over; one whose library has a version it does not know is skipped and told.
-    `failed_later` is told of one that fails after this has returned.
+    `failed_later` is told the stage and the error of one that fails after this has returned.
     """
     off = {
         name.strip().lower()
@@ -85,9 +85,9 @@ def switch_on(
         try:
             modules = _modules_of(entry, found, result)
             if modules:
-                waits = partial(_switch_on_late, entry, tracer_provider, failed_later)
-                _waiting[name] = waits
-                late.when_imported(modules, waits)
+                waits = _waiting[name] = partial(_switch_on_late, entry, tracer_provider, failed_later)
+                # The application may as well load the instrumentation itself, and by that the library.
+                late.when_imported([*modules, entry.module], waits)
             elif modules is not None:
                 _switch_on(entry, tracer_provider, result)
         except Exception as error:
@@ -111,14 +111,21 @@ def _switch_on(entry: EntryPoint, tracer_provider: Any, result: Switched) -> Non
 def _switch_on_late(
     entry: EntryPoint, tracer_provider: Any, failed_later: Callable[[str, Exception], None] | None
 ) -> None:
-    if _waiting.pop(entry.name, None) is None:
-        return  # switched off meanwhile
+    loading = sys.modules.get(entry.module)
+    if getattr(getattr(loading, "__spec__", None), "_initializing", False) and not hasattr(
+        loading, entry.attr
+    ):
+        return  # it has just imported its library: we come again when it is there itself
+    waits = _waiting.pop(entry.name, None)
+    if waits is None:
+        return  # switched on or off meanwhile
+    late.forget(waits)
     result = Switched([], {}, [])
     try:
         _switch_on(entry, tracer_provider, result)
     except Exception as error:
         if failed_later is not None:
-            failed_later(entry.name, error)
+            failed_later(f"instrumentation.{entry.name}", error)
         else:
             logging.getLogger("obskit").exception(
                 "instrumentation.failed", extra={"instrumentation": entry.name}

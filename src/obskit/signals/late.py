@@ -17,16 +17,18 @@ _waiting: dict[str, list[Callable[[], None]]] = {}
 
 
 def when_imported(names: Sequence[str], then: Callable[[], None]) -> None:
-    """Call `then` once, as soon as one of these modules is imported: now, if one of them is."""
-    if not any(name in sys.modules for name in names):
-        for name in names:
+    """Call `then` as soon as one of these modules is imported, at once if one is, and again when another one is.
+
+    It should bear to be called twice: two threads may import at the same moment.
+    """
+    for name in names:
+        if name not in sys.modules:
             _waiting.setdefault(name, []).append(then)
-        if _finder not in sys.meta_path:
-            sys.meta_path.insert(0, _finder)
-        # Another thread may have been about to import it, and found it before we were in the way.
-        if not any(name in sys.modules for name in names) or not forget(then):
-            return
-    _call(then)
+    if _waiting and _finder not in sys.meta_path:
+        sys.meta_path.insert(0, _finder)
+    # Looked for after that: a thread that was just importing it had found it before we were in the way.
+    if any(name in sys.modules for name in names):
+        _call(then)
 
 
 def forget(then: Callable[[], None]) -> bool:
@@ -46,7 +48,6 @@ def forget(then: Callable[[], None]) -> bool:
 
 def _imported(name: str) -> None:
     for then in _waiting.pop(name, ()):
-        forget(then)
         _call(then)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from bisect import bisect_left
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 
@@ -14,8 +14,8 @@ from obskit.exchange import Exchange, Finding, Outcome
 from obskit.names import Metric
 from obskit.signals import app_metrics, merge
 from obskit.signals.app_metrics import AppMetrics
-from obskit.signals.cells import Histogram, HistogramFamily, Number, NumberFamily, Store
-from obskit.signals.page import Page, Series
+from obskit.signals.cells import UNDIVIDED, Histogram, HistogramFamily, Number, NumberFamily, Store
+from obskit.signals.page import ExemplarFacts, Page, Series
 from obskit.signals.process import PROCESS, OwnProcess
 from obskit.version import __version__
 from obskit.workers import EXIT_REASONS, Member, Workers
@@ -67,6 +67,42 @@ class _Cells:
         self.response_size = response_size
 
 
+def _add(
+    active: Number,
+    cells: _Cells,
+    request_bytes: int,
+    request_bucket: int,
+    response_bytes: int,
+    response_bucket: int,
+    first_byte: float | None,
+    first_byte_bucket: int,
+    duration: float,
+    duration_bucket: int,
+    exemplar: ExemplarFacts | None,
+) -> None:
+    """Count one request that has ended. Calls, makes and repeats nothing: with or without a lock, it is undivided."""
+    active.view[active.at] -= 1.0
+    cell = cells.request_size
+    cell.view[cell.at + request_bucket] += 1.0
+    if request_bytes:
+        cell.view[cell.sum_at] += request_bytes
+    cell = cells.response_size
+    cell.view[cell.at + response_bucket] += 1.0
+    cell.view[cell.sum_at] += response_bytes
+    if first_byte is not None:
+        cell = cells.first_byte
+        cell.view[cell.at + first_byte_bucket] += 1.0
+        cell.view[cell.sum_at] += first_byte
+    # Last, and together: when the worker is killed here, a request is in both or in neither.
+    outcome, cell = cells.outcome, cells.duration
+    outcome.view[outcome.at] += 1.0
+    cell.view[cell.at + duration_bucket] += 1.0
+    cell.view[cell.sum_at] += duration
+    if exemplar is not None:
+        cell.exemplars[duration_bucket] = exemplar
+        cell.changed = True
+
+
 class Metrics:
     """A pipeline signal, and the reporter of our own errors and losses."""
 
@@ -88,6 +124,7 @@ class Metrics:
         self._first_byte = histograms(names.TIME_TO_FIRST_BYTE)
         self._request_size = histograms(names.REQUEST_BODY_SIZE)
         self._response_size = histograms(names.RESPONSE_BODY_SIZE)
+        self._add: Callable[..., None] = _add if UNDIVIDED else self._add_locked
         self._active: NumberFamily = numbers(names.ACTIVE_REQUESTS)
         self._outcomes = numbers(names.OUTCOMES)
         self._exceptions = numbers(names.EXCEPTIONS)
@@ -217,8 +254,11 @@ class Metrics:
     def opened(self, exchange: Exchange) -> None:
         if exchange.protocol == "http":
             cell = self._active_cells[exchange.method]
-            with self.store.lock:
+            if UNDIVIDED:
                 cell.view[cell.at] += 1.0
+            else:
+                with self.store.lock:
+                    cell.view[cell.at] += 1.0
 
     def closed(self, exchange: Exchange) -> None:
         exception = exchange.exception
@@ -234,41 +274,32 @@ class Metrics:
                 request_bytes, response_bytes = exchange.request_bytes, exchange.response_bytes
                 request_bucket = bisect_left(cells.request_size.bounds, request_bytes) if request_bytes else 0
                 response_bucket = bisect_left(cells.response_size.bounds, response_bytes)
-                duration, first_byte = exchange.duration, exchange.time_to_first_byte
+                duration, first_byte = exchange.duration_s, exchange.first_byte_s
                 duration_bucket = bisect_left(cells.duration.bounds, duration)
                 # The first byte comes before the last: of a request in the first bucket, it is in the first, too.
                 first_byte_bucket = duration_bucket and bisect_left(
                     cells.first_byte.bounds, first_byte or 0.0
                 )
                 exemplar = None
-                if exchange.sampled:
+                if exchange.sampled or exchange.kept:
                     exemplar = (exchange.trace_id, duration, exchange.started_unix_ns * 1e-9 + duration)
             except BaseException:  # a record that is not whole: whatever it was, it is not in flight any more
                 with self.store.lock:
                     active.view[active.at] -= 1.0
                 raise
-            # Nothing is called while the lock is held: CPython changes threads at calls, so none has to wait for it.
-            with self.store.lock:
-                active.view[active.at] -= 1.0
-                cell = cells.request_size
-                cell.view[cell.at + request_bucket] += 1.0
-                if request_bytes:
-                    cell.view[cell.sum_at] += request_bytes
-                cell = cells.response_size
-                cell.view[cell.at + response_bucket] += 1.0
-                cell.view[cell.sum_at] += response_bytes
-                if first_byte is not None:
-                    cell = cells.first_byte
-                    cell.view[cell.at + first_byte_bucket] += 1.0
-                    cell.view[cell.sum_at] += first_byte
-                # Last, and together: when the worker is killed here, a request is in both or in neither.
-                outcome, cell = cells.outcome, cells.duration
-                outcome.view[outcome.at] += 1.0
-                cell.view[cell.at + duration_bucket] += 1.0
-                cell.view[cell.sum_at] += duration
-                if exemplar is not None:
-                    cell.exemplars[duration_bucket] = exemplar
-                    cell.changed = True
+            self._add(
+                active,
+                cells,
+                request_bytes,
+                request_bucket,
+                response_bytes,
+                response_bucket,
+                first_byte,
+                first_byte_bucket,
+                duration,
+                duration_bucket,
+                exemplar,
+            )
         if exception is not None and isinstance(exception, Exception):
             handled = "true" if exchange.exception_handled else "false"
             route = exchange.http_route or names.UNMATCHED_ROUTE
@@ -276,6 +307,10 @@ class Metrics:
         for finding in exchange.findings:
             if not finding.told:
                 self.count_finding(finding)
+
+    def _add_locked(self, *facts: Any) -> None:
+        with self.store.lock:
+            _add(*facts)
 
     def count_answer(self, method: str, route: str, status: int, duration_s: float) -> None:
         """Count a request whose answer was on its way when its worker died: what its client saw, nobody knows."""
@@ -324,8 +359,11 @@ class Metrics:
     def log_record(self, level: str) -> None:
         """Count one log line."""
         cell = self._log_cells[level]
-        with self.store.lock:
+        if UNDIVIDED:
             cell.view[cell.at] += 1.0
+        else:
+            with self.store.lock:
+                cell.view[cell.at] += 1.0
 
     def export(self, signal: str, outcome: str) -> None:
         """Count one export call."""

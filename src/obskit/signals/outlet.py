@@ -11,10 +11,10 @@ import errno
 import os
 import select
 import stat
+import sys
 from collections.abc import Callable
-from contextlib import suppress
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 LOOK_EVERY_S: Final = 1.0
 _NOT_THIS_WAY: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ESPIPE})
@@ -27,29 +27,47 @@ class WouldBlock(Exception):
 class Outlet:
     """One descriptor. It may come to mean another file meanwhile (`dup2`): that is noticed within a second."""
 
-    def __init__(self, fd: int) -> None:
-        """Raises OSError where there is no such descriptor."""
+    def __init__(self, stream: TextIO, fd: int) -> None:
+        """`fd` is that of `stream`. Raises OSError where there is no such descriptor."""
+        self.stream = stream
         self.fd = fd
         self._known: tuple[int, int] | None = None
         self._write: Callable[[bytes], int] = self._refuse
-        self._own = -1
+        self._by_flag = False
         self.never_full = False
         """Whether nobody has to read what is written: a file on a disk."""
         self.patient = False
         """Whether there is no way to write to it but to wait."""
+        self.whole = 0
+        """Up to how many bytes one call takes all or nothing, and keeps apart from those of other threads.
+
+        A pipe does that up to PIPE_BUF (POSIX), a file for any number, unless its disk is full.
+        """
         self._look()
         self._looked = monotonic()
 
     def write(self, data: bytes) -> int:
-        """Write what can be written at once; returns how many bytes. Raises WouldBlock, or OSError."""
+        """Write what can be written at once; returns how many bytes. Raises WouldBlock, or OSError.
+
+        For one thread at a time.
+        """
         now = monotonic()
-        if now - self._looked >= LOOK_EVERY_S or now < self._looked:
+        if not 0.0 <= now - self._looked < LOOK_EVERY_S:
             self._look()
             self._looked = now
         try:
-            return self._write(data)
+            return self._written(data)
         except BlockingIOError:
             raise WouldBlock from None
+
+    def pass_on(self, data: bytes) -> int:
+        """The same of at most `whole` bytes, for any number of threads at a time; 0 if it is to be done in turn.
+
+        Raises OSError where nothing has been written.
+        """
+        if not 0.0 <= monotonic() - self._looked < LOOK_EVERY_S:
+            return 0
+        return self._write(data)
 
     def wait(self, timeout_s: float) -> None:
         """Return when something may be written again, or after this many seconds."""
@@ -65,48 +83,63 @@ class Outlet:
         if known == self._known:
             return
         self._known = known
-        self.close()
-        self.patient = False
+        self.whole, self.patient = 0, False
         self.never_full = stat.S_ISREG(seen.st_mode) or _is_null(seen)
+        self._by_flag = not self.never_full and hasattr(os, "RWF_NOWAIT")
         if self.never_full:
             self._write = self._plain
+        elif self._by_flag:
+            self._write = self._no_wait
         else:
-            self._write = self._no_wait if hasattr(os, "RWF_NOWAIT") else self._by_reopening()
+            self._reopen()
+        if self.never_full:
+            self.whole = sys.maxsize
+        elif stat.S_ISFIFO(seen.st_mode) and not self.patient:
+            self.whole = select.PIPE_BUF
+
+    def _written(self, data: bytes) -> int:
+        try:
+            return self._write(data)
+        except OSError as error:
+            if not self._by_flag or error.errno not in _NOT_THIS_WAY:
+                raise
+        self._by_flag = False
+        self._reopen()
+        return self._write(data)
 
     def _plain(self, data: bytes) -> int:
         return os.write(self.fd, data)
 
     def _no_wait(self, data: bytes) -> int:
         """One call that does not wait, though the descriptor does (Linux 6.5 for pipes and sockets)."""
+        return os.pwritev(self.fd, [data], -1, os.RWF_NOWAIT)
+
+    def _reopen(self) -> None:
         try:
-            return os.pwritev(self.fd, [data], -1, os.RWF_NOWAIT)
-        except OSError as error:
-            if error.errno not in _NOT_THIS_WAY:
-                raise
-        self._write = self._by_reopening()
-        return self._write(data)
-
-    def _by_reopening(self) -> Callable[[bytes], int]:
-        """The same pipe or terminal opened once more, with a flag of its own; not for sockets, nor as another user."""
-        with suppress(OSError):
-            how = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-            self._own = os.open(f"/proc/self/fd/{self.fd}", how)
-            return self._reopened
-        self.patient = True
-        return self._refuse
-
-    def _reopened(self, data: bytes) -> int:
-        return os.write(self._own, data)
+            self._write = _Reopened(self.fd).write
+        except OSError:
+            self.patient, self.whole = True, 0
+            self._write = self._refuse
 
     def _refuse(self, data: bytes) -> int:
         raise WouldBlock
 
-    def close(self) -> None:
-        """Let go of what was opened."""
-        if self._own >= 0:
-            own, self._own = self._own, -1
-            with suppress(OSError):
-                os.close(own)
+
+class _Reopened:
+    """The same pipe or terminal opened once more, with a flag of its own; not for sockets, nor as another user."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+
+    def write(self, data: bytes) -> int:
+        return os.write(self._fd, data)
+
+    def __del__(self) -> None:
+        # Not sooner: a thread may still be writing when another one sees that the descriptor means something else.
+        try:
+            os.close(self._fd)
+        except Exception:  # it was never opened
+            return
 
 
 def _is_null(seen: Any) -> bool:

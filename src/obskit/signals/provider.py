@@ -100,7 +100,7 @@ class ProviderHandle:
             finally:
                 self._queue = SpanQueue(exporter, self._books, Teller(self.collector))
                 self.provider.add_span_processor(self._queue)
-        self.put = self._queue.put
+                self.put = self._queue.put
         if hasattr(exporter, "encode"):
             self.encoded = self._queue.put
         self._queue.begin()

@@ -209,7 +209,7 @@ def _context_of(span: RequestSpan | UnsampledSpan) -> Any:
     known = span.__dict__
     if "_context" in known:
         return known["_context"]
-    exchange = known["_exchange"] if "_exchange" in known else None
+    exchange = known.get("_exchange")
     try:
         made = known["_maker"].context(exchange, known.get("_caller"))
         return known.setdefault("_context", made)

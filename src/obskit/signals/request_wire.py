@@ -96,7 +96,8 @@ class RequestWire:
                 client,
                 agent,
                 self._size(exchange.response_bytes) if exchange.response_bytes else b"",
-                self._rest(exchange, linked, kept) if exchange.request_bytes or exchange.facts or linked or kept else b"",
+                self._rest(exchange, linked, kept) if exchange.request_bytes or exchange.facts or linked or kept
+                else b"",
             )
         )  # fmt: skip
         size = len(body)

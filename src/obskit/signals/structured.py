@@ -49,6 +49,8 @@ def _join() -> None:
     global _configured_by_us, _added_to
     import structlog  # noqa: PLC0415
 
+    if _configured_by_us or _added_to is not None:
+        return
     if structlog.is_configured():
         theirs = structlog.get_config()["processors"]
         if isinstance(theirs, list):

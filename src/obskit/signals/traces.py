@@ -17,7 +17,6 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Link, NonRecordingSpan, SpanKind
 from opentelemetry.trace.propagation import _SPAN_KEY
 
-from obskit import names
 from obskit.exchange import Exchange
 from obskit.signals import provider as providers
 from obskit.signals.ids import OwnIds, pairs_of, spans_of
@@ -241,7 +240,8 @@ class Traces:
         self, span: RequestSpan | UnsampledSpan, exchange: Exchange, send: Callable[[Encoded], None]
     ) -> None:
         maker, wire = self._maker, self._wire
-        assert maker is not None and wire is not None
+        assert maker is not None
+        assert wire is not None
         tracer = maker.tracer
         try:
             data = wire.write(exchange, span._caller, span._linked, exchange.kept)

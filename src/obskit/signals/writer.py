@@ -3,6 +3,10 @@
 A line is written when it happens, so that the last one before a crash is there. Only when nobody reads does it wait, in
 a backlog of fixed size that a thread empties as soon as somebody reads again; what does not fit is dropped, counted,
 and told when there is room. With `log_when_full="block"` the application waits instead.
+
+An ordinary line passes by the lock: the kernel keeps it whole and apart from those of other threads, and a thread that
+has written and waits for the interpreter would make all the others wait for it. In turn, under the lock, goes what may
+be taken in parts, and what comes while something waits.
 """
 
 from __future__ import annotations
@@ -23,6 +27,9 @@ MAX_LINE_BYTES: Final = 16_384
 MAX_BACKLOG_BYTES: Final = 4 * 1024 * 1024
 # How long the thread waits before it looks again whether it is still wanted.
 _WAIT_S: Final = 0.5
+# So often, and so long each time, the thread waits for lines that pass by: they need microseconds.
+_PASSINGS: Final = 500
+_PASSING_S: Final = 0.001
 # An empty backlog keeps its thread for so long: where each line takes this way, it is not started for each.
 _IDLE_S: Final = 5.0
 
@@ -55,25 +62,69 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._outlet: Outlet | None = None
         self._torn = False
+        # One for each thread that is passing by; and whether none may begin to.
+        self._passing: list[None] = []
+        self._one_by_one = False
 
     def write(self, line: str) -> None:
         """Write one line (without its newline). Never raises; a line that cannot be written is counted."""
         try:
-            stream: TextIO | None = sys.stdout
-            if stream is None:
-                self._dropped("logs", "stdout_closed")
-                return
             data = (line + "\n").encode("utf-8", "replace")
-            if sys.__stdout__ is None or stream is not sys.__stdout__:
-                stream.write(data.decode("utf-8"))
-                stream.flush()
-            elif self._blocks:
-                stream.flush()  # what the application has printed so far stays in front of it
-                self._write_all(stream.fileno(), data)
-            else:
-                self._offer(stream, data)
+            if not self._pass_by(data):
+                self._in_turn(data)
         except Exception:  # a stream the application put there may raise anything
             self._dropped("logs", "write_failed")
+
+    def _pass_by(self, data: bytes) -> bool:
+        """Write a line beside other threads, if the kernel keeps it whole and nothing waits; whether it was written."""
+        outlet = self._outlet
+        if outlet is None or len(data) > outlet.whole:
+            return False
+        stream = outlet.stream
+        if stream is not sys.stdout or stream is not sys.__stdout__:
+            return False
+        passing = self._passing
+        passing.append(None)  # before we look: who is about to write in parts sees us, or we see him
+        try:
+            if self._one_by_one or self._backlog or self._torn:
+                return False
+            if outlet.never_full:
+                stream.flush()  # as below
+            elif stream.fileno() != outlet.fd:
+                return False
+            written = outlet.pass_on(data)
+        except (OSError, WouldBlock):
+            return False  # nothing is written: in turn it may be, or wait, or fail for good
+        finally:
+            passing.pop()
+        if 0 < written < len(data):
+            self._finish(outlet, data[written:])
+        return written > 0
+
+    def _finish(self, outlet: Outlet, rest: bytes) -> None:
+        """Write the rest of a line that a file took in parts: its disk is full, or nearly. Raises OSError."""
+        with self._changed:
+            try:
+                left = self._written(outlet, rest)  # goes on where it ended
+            except OSError:
+                self._torn = True
+                raise
+            starting = self._keep(left) if left else None
+        if starting is not None:
+            self._start(starting)
+
+    def _in_turn(self, data: bytes) -> None:
+        stream: TextIO | None = sys.stdout
+        if stream is None:
+            self._dropped("logs", "stdout_closed")
+        elif sys.__stdout__ is None or stream is not sys.__stdout__:
+            stream.write(data.decode("utf-8"))
+            stream.flush()
+        elif self._blocks:
+            stream.flush()  # what the application has printed so far stays in front of it
+            self._write_all(stream.fileno(), data)
+        else:
+            self._offer(stream, data)
 
     def _write_all(self, fd: int, data: bytes) -> None:
         data = self._mended(data)
@@ -91,13 +142,20 @@ class Writer:
         """Write now what goes without waiting, and leave the rest to the thread. Raises OSError."""
         with self._changed:
             outlet, fd = self._outlet, stream.fileno()
-            if outlet is None or outlet.fd != fd:
-                outlet = self._outlet = Outlet(fd)
+            if outlet is None or outlet.stream is not stream or outlet.fd != fd:
+                outlet = self._outlet = Outlet(stream, fd)
             if outlet.never_full:
                 stream.flush()  # what the application has printed so far stays in front; into a pipe this could wait
-            if not self._backlog:
-                data = self._written(outlet, data)
-            starting = self._keep(data) if data else None
+            before, in_parts = self._one_by_one, len(data) > outlet.whole
+            self._one_by_one = before or in_parts
+            try:
+                if not self._backlog and not (in_parts and self._passing):
+                    data = self._written(outlet, data)
+                starting = self._keep(data) if data else None
+            finally:
+                self._one_by_one = (
+                    before  # what is left is in the backlog now, and none passes by that either
+                )
         if starting is not None:
             self._start(starting)  # not under the lock: under gevent the new thread runs at once, as this one
 
@@ -173,6 +231,12 @@ class Writer:
                 self._take_first(first[taken:])
             return
         with changed:
+            for _ in range(_PASSINGS):  # none begins to pass by while something waits
+                if not self._passing:
+                    break
+                changed.wait(_PASSING_S)
+            else:
+                self._passing = []  # one of them was thrown out of its call, and is on its way no more
             while self._backlog:
                 first = self._backlog[0]
                 left = self._written(outlet, first)
