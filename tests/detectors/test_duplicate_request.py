@@ -332,6 +332,13 @@ def test_a_websocket_is_left_alone(shop: Shop) -> None:
 # ---- by the client's own key ------------------------------------------------------------------------------
 
 
+def test_a_cookie_that_speaks_of_such_a_key_is_none(shop: Shop) -> None:
+    shop.ask(0, 0.1, cookie="note=idempotency-key")
+    evidence = shop.ask(1, 1.1, cookie="note=idempotency-key")
+    assert (kind(evidence), evidence["by"]) == ("repeat", "content")
+    assert shop.ask(30, 30.1, cookie="note=idempotency-key") is None
+
+
 def test_an_idempotency_key_tells_after_minutes_what_content_would_not(shop: Shop) -> None:
     shop.ask(0, 0.1, status=503, idempotency_key="k-1")
     evidence = shop.ask(500, 500.1, idempotency_key="k-1")
