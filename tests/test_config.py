@@ -23,6 +23,8 @@ VALUES: dict[str, tuple[Any, str, Any, str, str]] = {
     "metrics_port": (9464, " 9464 ", True, "0", "TCP port from 1 to 65535"),
     "trusted_proxies": (("10.0.0.0/8", "loopback"), " 10.1.2.3/8, Loopback ,", 3, "proxy.local", "networks"),
     "incoming_trace": ("restart", "RESTART", True, "ignore", "continue, restart"),
+    "keep_traces": (("errors", "slow"), " Slow,errors ,", 3, "errors,fast", "errors, slow, findings"),
+    "slow_request_s": (2.5, " 2.5 ", 0, "soon", "more than 0 and at most 3600"),
     "log_when_full": ("block", "Block", True, "wait", "drop, block"),
     "log_format": ("console", "Console", "xml", "1", "auto, json, console"),
     "log_level": ("debug", "DEBUG", 10, "loud", "debug, info, warning"),
@@ -253,3 +255,23 @@ def test_install_reads_the_variables_of_the_process(
 def test_a_config_made_by_hand_is_held_to_the_same_rules(wrong: dict[str, Any]) -> None:
     with pytest.raises(InstallError, match=next(iter(wrong))):
         load({}, Config(**wrong))
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("none", ()),
+        (" NONE ", ()),
+        ((), ()),
+        (["findings"], ("findings",)),
+        ("findings,errors,slow", ("errors", "slow", "findings")),
+    ],
+)
+def test_which_traces_are_kept_is_a_list_of_reasons_or_none(said: Any, kept: tuple[str, ...]) -> None:
+    assert load(keep_traces=said).keep_traces == kept
+
+
+@pytest.mark.parametrize("said", ["none,errors", ",", ["errors", 1], {"errors": True}])
+def test_no_other_reason_to_keep_a_trace_is_taken(said: Any) -> None:
+    with pytest.raises(InstallError, match="none, or a list of errors, slow, findings"):
+        load(keep_traces=said)

@@ -51,13 +51,11 @@ class Incoming:
     """Reads who sent a request."""
 
     def __init__(self) -> None:
-        self._w3c = propagate.get_global_textmap()
-        # They read a traceparent alone in one way only, and it need not be theirs.
-        if type(self._w3c) is not CompositePropagator or not (
-            TraceContextTextMapPropagator in (kinds := {type(one) for one in self._w3c._propagators})
-            and kinds <= _W3C
-        ):
-            self._w3c = None
+        textmap = propagate.get_global_textmap()
+        kinds = {type(one) for one in getattr(textmap, "_propagators", ())}
+        usual = type(textmap) is CompositePropagator and TraceContextTextMapPropagator in kinds <= _W3C
+        self._w3c = textmap if usual else None
+        """What reads a traceparent alone in the way that we know, and need not be asked; None for any other."""
 
     def read(self, carrier: Mapping[str, str]) -> tuple[Caller | None, Context | None, Exception | None]:
         """The caller, all that he sent along, and what reading failed with: that costs the parent, not the span."""
@@ -87,13 +85,9 @@ def context_of(caller: Caller) -> SpanContext:
 
 def within(caller: Caller | None, context: Context | None) -> Context:
     """The context that the propagators make of such a request."""
-    if context is None:
-        context = Context()
-    return (
-        trace.set_span_in_context(NonRecordingSpan(context_of(caller)), context)
-        if isinstance(caller, str)
-        else context
-    )
+    if caller is None or context is not None:
+        return Context() if context is None else context
+    return trace.set_span_in_context(NonRecordingSpan(context_of(caller)), Context())
 
 
 def flags_of(caller: Caller) -> int:

@@ -100,11 +100,16 @@ class Maker:
         span._start_time = exchange.started_unix_ns
         return span
 
-    def ended(self, span: RequestSpan | UnsampledSpan, kept: str = "") -> ReadableSpan:
+    def ended(
+        self,
+        exchange: Exchange,
+        caller: Caller | None,
+        linked: Caller | None,
+        kept: str = "",
+        context: SpanContext | None = None,
+    ) -> ReadableSpan:
         """All that is known of a request that has ended, as a span that no processor has seen."""
-        known = vars(span)
-        exchange = known["_exchange"]
-        made = self.span(exchange, _context_of(span), known.get("_caller"), known.get("_linked"))
+        made = self.span(exchange, context or self.context(exchange, caller), caller, linked)
         _end(made, exchange, self.is_secret, kept)
         return made._readable_span()
 
@@ -112,7 +117,7 @@ class Maker:
 def _end(span: _Span, exchange: Exchange, is_secret: IsSecret, kept: str = "") -> None:
     describe(span, exchange, is_secret, kept)
     span._end_time = ended_at(exchange)
-    span._attributes._immutable = True
+    span._attributes._immutable = True  # type: ignore[union-attr]
 
 
 class RequestSpan(_Span):
@@ -128,33 +133,36 @@ class RequestSpan(_Span):
         if name == "_context":
             return _context_of(self)
         if name in FIELDS:
-            self.wake()
+            RequestSpan.wake(self)
             return self.__dict__[name]
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        raise AttributeError(f"{_Span.__name__!r} object has no attribute {name!r}")
 
     def is_recording(self) -> bool:
         if "_fate" not in self.__dict__:
             return True  # asked of every span by every instrumentation, and nothing to wake for
-        self.wake()
+        RequestSpan.wake(self)
         return _Span.is_recording(self)
 
     def __repr__(self) -> str:
-        self.wake()
-        return _Span.__repr__(self)
+        RequestSpan.wake(self)
+        return f"{_Span.__repr__(self)}"  # type: ignore[no-untyped-call]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        self.wake()
+        RequestSpan.wake(self)
         return object.__reduce_ex__(self, protocol)
 
     def ends_asleep(self) -> bool:
         """The request has ended: whether nobody has woken its span, and whoever does so later finds it ended."""
         if self.__dict__.setdefault("_fate", _ENDED) is _ENDED and type(self) is RequestSpan:
             return True
-        self.wake()
+        RequestSpan.wake(self)
         return False
 
     def wake(self) -> None:
-        """Become a span of the SDK. Never raises."""
+        """Become a span of the SDK. Never raises.
+
+        Called by the name of its class: another thread may have made it one of the SDK, which has no such method.
+        """
         known = self.__dict__
         exchange = self._exchange if "_exchange" in known else None
         try:

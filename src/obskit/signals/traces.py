@@ -73,7 +73,7 @@ class Traces:
         self._bounds = None if self._maker is None else bounds_of(self._maker.tracer.sampler)
         limits = None if self._maker is None else self._maker.tracer._span_limits
         self._wire = None if limits is None or not uncut(limits) else RequestWire(is_secret, limits)
-        runtime = otel_context._RUNTIME_CONTEXT
+        runtime: Any = otel_context._RUNTIME_CONTEXT
         stock = type(runtime) is ContextVarsRuntimeContext
         self._around = runtime._current_context.get if stock else runtime.get_current
         self._attach = runtime._current_context.set if stock else runtime.attach
@@ -212,42 +212,55 @@ class Traces:
 
     def _closed_asleep(self, span: RequestSpan, exchange: Exchange) -> bool:
         """Whether all is done for a span that nobody has looked at."""
-        if self._provider.foreign_processors():
-            span.wake()
-            return False
         send = self._provider.encoded
+        if self._provider.foreign_processors():
+            RequestSpan.wake(span)
+            return False
         if send is None:
             # Nobody hears of it; or the exporter wants spans, and there is one.
-            return self._provider.put is None and span.ends_asleep()
-        if exchange.findings or exchange.exception is not None or self._wire is None:
-            span.wake()
+            if self._provider.put is None:
+                return RequestSpan.ends_asleep(span)
+            RequestSpan.wake(span)
             return False
-        if not span.ends_asleep():
+        if self._wire is None or exchange.findings or exchange.exception is not None:
+            RequestSpan.wake(span)
             return False
-        self._send(span, exchange, send)
+        known = span.__dict__
+        caller, linked = known.get("_caller"), known.get("_linked")
+        if not RequestSpan.ends_asleep(span):
+            return False
+        self._send(exchange, caller, linked, send)
         return True
 
     def _keep(self, span: UnsampledSpan, exchange: Exchange) -> None:
-        send, put = self._provider.encoded, self._provider.put
-        if put is None or self._maker is None:
+        send, put, maker = self._provider.encoded, self._provider.put, self._maker
+        if put is None or maker is None:
             return
-        if send is None or exchange.findings or exchange.exception is not None or self._wire is None:
-            put(self._maker.ended(span, exchange.kept))
-            return
-        self._send(span, exchange, send)
+        caller, linked = span._caller, span._linked
+        plain = self._bounds is not None and not exchange.findings and exchange.exception is None
+        if send is not None and self._wire is not None and plain:
+            self._send(exchange, caller, linked, send)
+        else:
+            put(maker.ended(exchange, caller, linked, exchange.kept, span.get_span_context()))
 
     def _send(
-        self, span: RequestSpan | UnsampledSpan, exchange: Exchange, send: Callable[[Encoded], None]
+        self,
+        exchange: Exchange,
+        caller: Caller | None,
+        linked: Caller | None,
+        send: Callable[[Encoded], None],
     ) -> None:
         maker, wire = self._maker, self._wire
         assert maker is not None
         assert wire is not None
-        tracer = maker.tracer
         try:
-            data = wire.write(exchange, span._caller, span._linked, exchange.kept)
+            data = wire.write(exchange, caller, linked, exchange.kept)
         except Exception:
-            send(maker.ended(span, exchange.kept))
+            put = self._provider.put
+            if put is not None:
+                put(maker.ended(exchange, caller, linked, exchange.kept))
             raise
+        tracer = maker.tracer
         send(Encoded(tracer.resource, tracer._instrumentation_scope, data))
 
     def flush(self, timeout_s: float) -> None:
