@@ -19,7 +19,7 @@ from typing import Any
 
 from obskit.config import Config
 from obskit.detectors import duplicate_request, retry_storm
-from obskit.exchange import Exchange, Outcome
+from obskit.exchange import Exchange, Outcome, digested
 from obskit.findings import Setting
 
 SAMPLES = 10
@@ -72,9 +72,9 @@ class Judged:
         self.storms.begin()
 
     def once(self, exchange: Exchange, body: bytes) -> None:
-        self.repeats.opened(exchange)
-        if exchange.body_digest is not None:
-            exchange.body_digest.feed(body)
+        if exchange.method in duplicate_request.DETECTOR.digests:
+            exchange.body_checksum = digested(body, 0, 0)
+            exchange.request_bytes = len(body)
             exchange.request_complete = True
         self.repeats.closed(exchange)
 

@@ -71,6 +71,7 @@ def ours(workers: int, series: int) -> dict[str, float]:
         exchange.trace_id, exchange.sampled, exchange.http_route = "ab" * 16, True, "/orders/{id}"
         exchange.status, exchange.outcome = 200, Outcome.COMPLETED
         exchange.first_byte_ns = exchange.ended_ns = exchange.started_ns + 1_000_000
+        exchange.settle()
 
         def request() -> None:
             metrics.opened(exchange)

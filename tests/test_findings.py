@@ -74,6 +74,9 @@ def judge(exchange: Exchange) -> None:
         ({"judge": judge, "make": judge}, "has both judge and make"),
         ({"judge": "closed"}, "judge is no function"),
         ({"make": 7}, "make is no function"),
+        ({"about": "weather"}, "about is 'weather', expected a field of the record"),
+        ({"about": 7}, "about is 7, expected a field of the record"),
+        ({"digests": "POST"}, "digests is 'POST', expected a frozenset of methods"),
     ],
 )
 def test_a_declaration_that_is_none_says_what_is_wrong(fields: dict[str, Any], said: str) -> None:

@@ -71,7 +71,7 @@ ROOMS = {
         BASE | {"refusals", "pipeline", "listeners", "workers", "folders", "desk", "trust"},
         SIGNAL_LIBRARIES | {"requests", "certifi"},
     ),
-    "adapters": Room(BASE | {"pipeline", "wsgi", "asgi"}, FRAMEWORKS),
+    "adapters": Room(BASE | {"pipeline", "wsgi", "wsgi_environ", "asgi"}, FRAMEWORKS),
     "detectors": Room(FLOOR | {"config", "findings", "shared"}),
     "install": Room(HOUSE),
     "__init__": Room(HOUSE | {"install", "work"}),

@@ -81,7 +81,7 @@ def test_a_source_tree_that_was_never_installed_has_a_version_too(monkeypatch: p
 
     module = importlib.import_module("obskit.version")
     with monkeypatch.context() as patched:
-        patched.setattr(importlib.metadata, "version", missing)
+        patched.setattr(importlib.metadata, "distribution", missing)
         assert importlib.reload(module).__version__ == "0+unknown"
     importlib.reload(module)
 

@@ -320,18 +320,21 @@ class _HttpCall(_Call):
 
     async def send(self, message: Message) -> None:
         exchange, flag = self.exchange, self._flag
+        kind = None
         try:
+            kind = message.get("type")
             if flag is not None:
                 if flag.disconnected and not exchange.response_complete:
                     exchange.disconnected = True
             elif self._presence is not None:
                 self._look(self._presence)
             # Before the send: hypercorn says http.disconnect from within its last one.
-            if not self._last_handed_over and self._is_last(message):
+            if kind == "http.response.start":
+                if self.pipeline.echo_request_id:
+                    message = self._with_request_id(message)
+            elif not self._last_handed_over and self._is_last(kind, message):
                 self._last_handed_over = True
                 self.pipeline.answering(exchange)
-            if self.pipeline.echo_request_id and message["type"] == "http.response.start":
-                message = self._with_request_id(message)
         except Exception as error:
             self.pipeline.failed("asgi.send", error)
         try:
@@ -350,14 +353,11 @@ class _HttpCall(_Call):
                 exchange.disconnected = True
             # What is sent to a client that has left goes nowhere; servers accept it in silence.
             if not exchange.disconnected:
-                self._note_sent(message)
+                self._note_sent(kind, message)
         except Exception as error:
             self.pipeline.failed("asgi.send", error)
 
-    def _is_last(self, message: Message) -> bool:
-        kind = message.get("type")
-        if kind == "http.response.start":
-            return False
+    def _is_last(self, kind: Any, message: Message) -> bool:
         if kind in _BODY_TYPES:
             return not message.get("more_body", False) and not self._trailers
         return kind == "http.response.trailers" and not message.get("more_trailers", False)
@@ -368,7 +368,7 @@ class _HttpCall(_Call):
         if message.get("type") == "http.response.body" and declared is not None:
             body = message.get("body", b"")
             if self.exchange.response_bytes + len(body) < declared:
-                self._note_sent(message)
+                self._note_sent("http.response.body", message)
 
     def returned(self) -> None:
         if self._presence is not None:
@@ -381,30 +381,28 @@ class _HttpCall(_Call):
         except Exception as error:
             self.pipeline.failed("asgi.presence", error)
 
-    def _note_sent(self, message: Message) -> None:
+    def _note_sent(self, kind: Any, message: Message) -> None:
         exchange = self.exchange
-        kind = message["type"]
         if kind == "http.response.body":
             body = message.get("body", b"")
-            size = len(body)
-            last = not message.get("more_body", False)
-            if size and exchange.method != "HEAD":
-                exchange.response_bytes += size
+            last = not (message.get("more_body", False) or self._trailers)
+            if body and exchange.method != "HEAD":
+                exchange.response_bytes += len(body)
                 if exchange.first_byte_ns is None:
                     now = exchange.first_byte_ns = perf_counter_ns()
                     exchange.response_head = bytes(body[:HEAD_BYTES])
-                    if last and not self._trailers:
+                    if last:
                         exchange.last_byte_ns = now
                         exchange.response_complete = True
                         return
-            if last and not self._trailers:
+            if last:
                 self._complete()
         elif kind == "http.response.start":
             exchange.status = message["status"]
             exchange.response_started = True
             self._trailers = message.get("trailers", False)
-            exchange.response_headers = message.get("headers")
-            for name, value in message.get("headers", ()):
+            headers = exchange.response_headers = message.get("headers", ())
+            for name, value in headers:
                 if name == b"content-length" or (len(name) == 14 and name.lower() == b"content-length"):
                     exchange.declared_response_bytes = length(value)
                     break

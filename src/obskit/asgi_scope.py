@@ -36,9 +36,12 @@ def header_kinds(carried: frozenset[bytes]) -> dict[bytes, int]:
 def read_scope(scope: Scope, kinds: dict[bytes, int]) -> tuple[Exchange, str | None]:
     """The exchange with all that is known before the application runs, and the client's request id."""
     get = scope.get
-    original = get("method", "GET")
-    path, prefix = get("path", ""), get("root_path")
+    try:  # what every server says
+        original, path, headers = scope["method"], scope["path"], scope["headers"]
+    except KeyError:
+        original, path, headers = get("method", "GET"), get("path", ""), get("headers", ())
     exchange = Exchange(scope["type"], original, path)
+    prefix = get("root_path")
     if prefix and path.startswith(prefix):
         exchange.path_prefix = prefix
     exchange.request = scope
@@ -54,8 +57,7 @@ def read_scope(scope: Scope, kinds: dict[bytes, int]) -> tuple[Exchange, str | N
     if server:
         exchange.server_address, exchange.server_port = server[0], server[1]
     request_id: str | None = None
-    headers = get("headers", ())
-    if hasattr(headers, "__next__"):
+    if type(headers) is not list and hasattr(headers, "__next__"):
         headers = ()  # readable only once, and that is the application's
     kind_of = kinds.get
     for raw_name, raw_value in headers:

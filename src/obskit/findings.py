@@ -60,6 +60,8 @@ class Detector:
     `judge`     a pure function of a closed record: the evidence, or None
     `make`      for a detector with a memory: makes its Judge
     `always`    false: `judge` is asked only of requests that did not complete or met an exception
+    `about`     a field of the record, such as ``session``: asked only where that is not empty
+    `digests`   the methods of whose bodies the record is to hold a checksum (`Exchange.body_checksum`)
     `metric`    a counter beside obskit_findings_total; its labels come from the evidence (and `http_route`)
 
     With neither `judge` nor `make` the finding is reported while the request runs, by code that sees it happen.
@@ -74,6 +76,8 @@ class Detector:
     judge: Verdict | None = None
     make: Callable[[Setting], Judge] | None = None
     always: bool = True
+    about: str = ""
+    digests: frozenset[str] = frozenset()
     metric: Metric | None = None
 
     def __post_init__(self) -> None:
@@ -86,6 +90,14 @@ class Detector:
         if self.severity not in ("info", "warning", "critical"):
             raise ValueError(
                 f"detector {self.name!r}: severity is {shown(self.severity)}, expected info, warning or critical"
+            )
+        if self.about and self.about not in Exchange.__slots__:
+            raise ValueError(
+                f"detector {self.name!r}: about is {shown(self.about)}, expected a field of the record"
+            )
+        if not isinstance(self.digests, frozenset):
+            raise ValueError(
+                f"detector {self.name!r}: digests is {shown(self.digests)}, expected a frozenset of methods"
             )
         if self.judge is not None and self.make is not None:
             raise ValueError(f"detector {self.name!r}: has both judge and make, expected one of them")

@@ -19,7 +19,7 @@ from obskit.detectors import duplicate_request
 from obskit.detectors._manners import ENOUGH, FORGET_AT, Manners
 from obskit.detectors._sameness import page
 from obskit.detectors.duplicate_request import Repeats
-from obskit.exchange import Exchange, Outcome
+from obskit.exchange import Exchange, Outcome, digested
 from obskit.findings import Setting
 from tests.support.recording import http_scope, make_environ
 from tests.support.servers import Server
@@ -68,11 +68,10 @@ class Shop:
         exchange.request = self._request(method, path, query, client, headers)
         exchange.declared_request_bytes = len(body) or None
         exchange.request_complete = not body
-        self.judge.opened(exchange)
         if body and read:
-            if exchange.body_digest is not None:
-                exchange.body_digest.feed(body[:5])
-                exchange.body_digest.feed(body[5:])
+            for start, piece in ((0, body[:5]), (5, body[5:])):
+                if piece and method in duplicate_request.DETECTOR.digests:
+                    exchange.body_checksum = digested(piece, exchange.body_checksum or 0, start)
             exchange.request_bytes = len(body)
             exchange.request_complete = True
         exchange.status, exchange.outcome, exchange.http_route = status, outcome, route
@@ -325,13 +324,19 @@ def test_a_websocket_is_left_alone(shop: Shop) -> None:
     for start_ns in (T0, T0 + 2 * 10**9):
         exchange = Exchange("websocket", "GET", "/live")
         exchange.request = {"type": "websocket", "headers": []}
-        shop.judge.opened(exchange)
         exchange.started_ns, exchange.ended_ns = start_ns, T0 + 10**10
         exchange.outcome, exchange.status = Outcome.CLIENT_DISCONNECT, 101
         assert shop.judge.closed(exchange) is None
 
 
 # ---- by the client's own key ------------------------------------------------------------------------------
+
+
+def test_a_cookie_that_speaks_of_such_a_key_is_none(shop: Shop) -> None:
+    shop.ask(0, 0.1, cookie="note=idempotency-key")
+    evidence = shop.ask(1, 1.1, cookie="note=idempotency-key")
+    assert (kind(evidence), evidence["by"]) == ("repeat", "content")
+    assert shop.ask(30, 30.1, cookie="note=idempotency-key") is None
 
 
 def test_an_idempotency_key_tells_after_minutes_what_content_would_not(shop: Shop) -> None:

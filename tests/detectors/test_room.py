@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import obskit
 from obskit import detectors
-from obskit.exchange import Evidence, Exchange
+from obskit.asgi import AsgiDoor
+from obskit.exchange import Evidence, Exchange, SessionFacts
 from obskit.findings import MAX_EVIDENCE, MAX_TEXT, Setting
 from obskit.judging import MAX_FINDINGS
 from obskit.names import FINDINGS
+from obskit.wsgi import WsgiDoor
 from tests.support.exposition import Samples, labels, parse
-from tests.support.recording import body, call_asgi, http_scope, make_environ, replying, start, talk_wsgi
+from tests.support.recording import (
+    body,
+    call_asgi,
+    http_scope,
+    make_environ,
+    make_pipeline,
+    replying,
+    start,
+    talk_wsgi,
+)
 
 SHIPPED = detectors.shipped()
 FILES = sorted(
@@ -84,6 +97,52 @@ def test_an_ordinary_request_is_no_finding_of_any_of_them(install: Any, canonica
     for method in ("GET", "HEAD", "POST", "OPTIONS"):
         talk_wsgi(app, make_environ("/orders/7", method=method))
     assert [line["findings"] for line in canonical()] == [[]] * 4
+
+
+# ---- what a detector is asked about -----------------------------------------------------------------
+
+
+def test_a_detector_about_a_field_is_asked_only_where_that_is_not_empty() -> None:
+    asked: list[Exchange] = []
+    pipeline, notes = make_pipeline(detectors=[(own(judge=asked.append, about="session"), None)])
+    for session in (None, SessionFacts("a=b")):
+        exchange = Exchange()
+        pipeline.open(exchange, None)
+        exchange.session = session
+        pipeline.close(exchange)
+    assert asked == [exchange]
+    assert notes.stages == []
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+@pytest.mark.parametrize("digests", [(), ("POST",)])
+def test_a_body_is_digested_where_a_detector_compares_those_of_its_method(
+    method: str, digests: tuple[str, ...]
+) -> None:
+    seen: list[int | None] = []
+    comparing = own(judge=lambda exchange: seen.append(exchange.body_checksum), digests=frozenset(digests))
+    pipeline, notes = make_pipeline(detectors=[(comparing, None)])
+
+    async def reading(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await replying(start(), body(b"ok"))(scope, receive, send)
+
+    def reading_too(environ: Any, start_response: Any) -> list[bytes]:
+        environ["wsgi.input"].read()
+        return answering(environ, start_response)
+
+    sent = b"number=7"
+    length = str(len(sent))
+    headers = [(b"content-length", length.encode())]
+    call_asgi(
+        AsgiDoor(reading, pipeline),
+        http_scope(method=method, headers=headers),
+        [{"type": "http.request", "body": sent}],
+    )
+    environ = make_environ("/", method, CONTENT_LENGTH=length, **{"wsgi.input": io.BytesIO(sent)})
+    talk_wsgi(WsgiDoor(reading_too, pipeline), environ)
+    assert notes.stages == []
+    assert seen == [crc32(sent) if method in digests else None] * 2
 
 
 # ---- a user's own ----------------------------------------------------------------------------------

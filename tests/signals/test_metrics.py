@@ -304,7 +304,7 @@ def test_what_takes_long_to_ask_of_the_process_is_asked_seldom_but_for_a_scrape(
     assert asked(metrics.leave)
 
 
-@pytest.mark.parametrize("spoilt", [{"status": [200]}, {"last_byte_ns": "soon"}], ids=["status", "clock"])
+@pytest.mark.parametrize("spoilt", [{"status": [200]}, {"duration_s": "long"}], ids=["status", "clock"])
 def test_a_record_that_is_not_whole_is_not_in_flight_any_more(spoilt: dict[str, Any]) -> None:
     metrics = Metrics(100)
     exchange = Exchange()
@@ -325,6 +325,7 @@ def closing(**fields: Any) -> Exchange:
     exchange.last_byte_ns = exchange.started_ns + 2_000_000
     for name, value in fields.items():
         setattr(exchange, name, value)
+    exchange.settle()
     return exchange
 
 
@@ -349,6 +350,7 @@ def test_the_first_byte_of_a_slow_answer_is_in_a_bucket_of_its_own() -> None:
     metrics.opened(exchange)
     exchange.first_byte_ns = exchange.started_ns + 20_000_000
     exchange.last_byte_ns = exchange.started_ns + 300_000_000
+    exchange.settle()
     metrics.closed(exchange)
     page = metrics.store.look()
     assert page["http_server_time_to_first_byte_seconds"]["GET", "/orders"].numbers[2] == 1

@@ -14,13 +14,16 @@ import grpc
 import pytest
 from opentelemetry import trace
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanContext, TraceFlags
 
 import obskit
 from obskit.config import Config
+from obskit.signals import otlp_wire
 from obskit.signals import provider as providers
+from obskit.signals.otlp_wire import Encoded
 from obskit.signals.provider import ProviderHandle, get_provider
 from tests.signals.conftest import House, run_python, wait_until
 from tests.support.otlp import OtlpSink
@@ -29,6 +32,14 @@ Make = Callable[..., House]
 EXPORTS = "obskit_telemetry_exports_total"
 DROPPED = "obskit_telemetry_dropped_total"
 RESOURCE = {"service.name": "shop"}
+
+
+@pytest.fixture(params=["lean", "official"])
+def exporter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What sends spans over HTTP: what holds for one of them holds for the other."""
+    monkeypatch.setenv("OBSKIT_OTLP_EXPORTER", request.param)
+    found: str = request.param
+    return found
 
 
 # ---- whose provider --------------------------------------------------------------------------------------
@@ -64,6 +75,7 @@ def test_shutdown_and_flush_push_out_what_the_users_provider_has_queued(house: M
     assert flushed == [1, 1]
 
 
+@pytest.mark.usefixtures("exporter")
 def test_an_endpoint_named_to_us_is_added_to_the_users_provider(
     house: Make, spans: InMemorySpanExporter, collector: OtlpSink
 ) -> None:
@@ -185,6 +197,7 @@ def test_grpc_without_its_package_is_refused_with_what_to_install(
         house(otlp_endpoint=ENDPOINT, otlp_protocol="grpc")
 
 
+@pytest.mark.usefixtures("exporter")
 @pytest.mark.parametrize("suffix", ["", "/", "/v1/traces"])
 def test_an_endpoint_option_may_be_the_base_or_the_whole_address(suffix: str, house: Make) -> None:
     with OtlpSink() as sink:
@@ -248,9 +261,11 @@ def test_an_exporter_that_cannot_be_made_is_told_and_its_spans_are_counted_as_lo
     assert made.value(DROPPED, signal="traces", reason="export_failed") == 1
 
 
-@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+@pytest.mark.parametrize(
+    ("protocol", "by"), [("http/protobuf", "lean"), ("http/protobuf", "official"), ("grpc", "lean")]
+)
 def test_no_connection_is_made_and_no_name_is_looked_up_to_begin(
-    protocol: str, monkeypatch: pytest.MonkeyPatch
+    protocol: str, by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used: list[Any] = []
     monkeypatch.setattr(socket, "getaddrinfo", lambda *what, **more: used.append(what))
@@ -258,7 +273,7 @@ def test_no_connection_is_made_and_no_name_is_looked_up_to_begin(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0.2)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        handle = get_provider(Config(otlp_endpoint=url, otlp_protocol=protocol), RESOURCE)
+        handle = get_provider(Config(otlp_endpoint=url, otlp_protocol=protocol, otlp_exporter=by), RESOURCE)
         handle.begin()
         with pytest.raises(TimeoutError):  # gRPC has sockets of its own
             listener.accept()
@@ -266,15 +281,18 @@ def test_no_connection_is_made_and_no_name_is_looked_up_to_begin(
         handle.shutdown(0.0)
 
 
-def test_the_http_client_is_loaded_at_install_and_only_where_it_is_used() -> None:
+def test_no_http_client_is_loaded_but_for_the_official_exporter_and_then_at_install() -> None:
     code = """
         obskit.install(app, interface="wsgi", instrumentation=False)
-        print("requests" in sys.modules, file=sys.stderr)
+        heavy = {"requests", "urllib3", "google.protobuf", "opentelemetry.exporter"}
+        print(sorted(heavy & set(sys.modules)), file=sys.stderr)
         obskit.shutdown(0.2)
         """
-    assert run_python(code).stderr.splitlines()[0] == "False"
-    done = run_python(code, env={"OTEL_EXPORTER_OTLP_ENDPOINT": ENDPOINT})
-    assert done.stderr.splitlines()[0] == "True"
+    assert run_python(code).stderr.splitlines()[0] == "[]"
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": ENDPOINT}
+    assert run_python(code, env=env).stderr.splitlines()[0] == "[]"
+    done = run_python(code, env=env | {"OBSKIT_OTLP_EXPORTER": "official"})
+    assert "requests" in done.stderr.splitlines()[0]
 
 
 @pytest.mark.parametrize(
@@ -319,6 +337,7 @@ def test_a_limit_of_the_environment_comes_before_ours(name: str, monkeypatch: py
 # ---- what became of the spans --------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("exporter")
 def test_spans_arrive_over_http_and_the_export_is_counted(house: Make, collector: OtlpSink) -> None:
     made = house()
     served = {made.serve().trace_id for _ in range(20)}
@@ -335,6 +354,7 @@ def test_spans_leave_in_the_background_without_a_flush(
     assert collector.wait_for(trace_id=house().serve().trace_id)
 
 
+@pytest.mark.usefixtures("exporter")
 def test_shutdown_sends_what_is_queued(house: Make, collector: OtlpSink) -> None:
     made = house()
     served = {made.serve().trace_id for _ in range(20)}
@@ -384,6 +404,7 @@ def test_spans_arrive_over_grpc_and_the_export_is_counted(
     assert made.value(EXPORTS, signal="traces", outcome="success") == 1
 
 
+@pytest.mark.usefixtures("exporter")
 def test_a_refused_export_is_counted_with_the_spans_it_lost(
     house: Make, collector: OtlpSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -480,6 +501,7 @@ def silent() -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
+@pytest.mark.usefixtures("exporter")
 def test_shutdown_waits_no_longer_than_it_was_told_for_a_collector_that_hangs(
     house: Make, silent: str
 ) -> None:
@@ -515,6 +537,7 @@ def test_requests_do_not_wait_for_a_collector_that_hangs(
     obskit.shutdown(timeout_s=0.1)
 
 
+@pytest.mark.usefixtures("exporter")
 def test_a_process_ends_in_time_though_its_collector_hangs(silent: str) -> None:
     began = time.monotonic()
     run_python(
@@ -524,11 +547,13 @@ def test_a_process_ends_in_time_though_its_collector_hangs(silent: str) -> None:
     assert time.monotonic() - began < 8.0
 
 
+@pytest.mark.usefixtures("exporter")
 def test_a_process_that_just_ends_has_sent_its_spans(collector: OtlpSink) -> None:
     run_python('serve(obskit.install(app, interface="wsgi", instrumentation=False).pipeline)')
     assert [span.name for span in collector.spans()] == ["GET"]
 
 
+@pytest.mark.usefixtures("exporter")
 def test_a_server_that_says_goodbye_twice_waits_once(
     house: Make, silent: str, lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
@@ -555,15 +580,17 @@ def test_what_is_lost_when_a_process_says_goodbye_is_counted(house: Make, silent
 
 
 def test_an_outage_is_one_line_that_says_where_and_what_to_do(
-    house: Make, lines: Callable[[], list[dict[str, Any]]]
+    house: Make,
+    exporter: str,
+    lines: Callable[[], list[dict[str, Any]]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.5")
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
     made = house(otlp_endpoint=f"http://me:hunter2@127.0.0.1:{port}/hunter2")
-    queue = made.pipeline._traces._provider
     for _ in range(3):
         made.serve()
-        queue._queue._exporter._client._timeout = 0.5
         made.pipeline.flush(5.0)
     every = lines()
     (line,) = [line for line in every if line["event"] == "telemetry.export_failed"]
@@ -631,9 +658,59 @@ def test_a_call_that_fails_within_its_time_says_so() -> None:
         providers._bounded(lambda: 1 / 0, 5.0)
 
 
+# ---- past the processors -------------------------------------------------------------------------------------------
+
+
+def encoded_span(handle: ProviderHandle) -> Encoded:
+    context = SpanContext(7, 9, False, TraceFlags(1))
+    span = ReadableSpan("bytes", context, resource=handle.provider.resource, start_time=1, end_time=2)
+    return otlp_wire.encoded(span)
+
+
+def test_bytes_go_past_the_processors_while_the_lean_exporter_takes_them(collector: OtlpSink) -> None:
+    handle = get_provider(Config(), RESOURCE)
+    assert (handle.encoded, handle.put) == (None, None)
+    handle.begin()
+    assert handle.encoded is not None
+    assert handle.put is not None
+    handle.encoded(encoded_span(handle))
+    handle.provider.get_tracer("t").start_span("object").end()
+    handle.flush(5.0)
+    assert sorted(span.name for span in collector.spans()) == ["bytes", "object"]
+    assert collector.errors == []
+    handle.shutdown(1.0)
+    assert (handle.encoded, handle.put) == (None, None)
+
+
+@pytest.mark.usefixtures("collector")
+@pytest.mark.parametrize("options", [{"otlp_exporter": "official"}, {"otlp_protocol": "grpc"}], ids=str)
+def test_an_exporter_that_encodes_itself_is_given_no_bytes(options: dict[str, Any]) -> None:
+    handle = get_provider(Config(**options), RESOURCE)
+    handle.begin()
+    assert handle.encoded is None
+    assert handle.put is not None
+    handle.shutdown(0.0)
+
+
+def test_whether_anybody_else_gets_the_spans_is_known_at_any_time(collector: OtlpSink) -> None:
+    handle = get_provider(Config(), RESOURCE)
+    assert not handle.foreign_processors()
+    handle.begin()
+    assert not handle.foreign_processors()
+    handle.provider.add_span_processor(SimpleSpanProcessor(InMemorySpanExporter()))
+    assert handle.foreign_processors()
+    handle.shutdown(0.0)
+    assert handle.foreign_processors()
+
+
+def test_of_a_provider_that_is_not_the_sdks_everybody_may_get_the_spans() -> None:
+    assert get_provider(Config(), RESOURCE, _Foreign()).foreign_processors()
+
+
 # ---- forks ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("exporter")
 @pytest.mark.parametrize("parent_serves_first", [False, True])
 def test_a_forked_child_exports_its_own_spans_and_only_those(
     parent_serves_first: bool, collector: OtlpSink

@@ -41,6 +41,7 @@ class Worker:
             self.metrics.opened(exchange)
             exchange.http_route, exchange.status, exchange.outcome = route, status, Outcome.COMPLETED
             exchange.ended_ns = exchange.started_ns + 1_000_000
+            exchange.settle()
             self.metrics.closed(exchange)
 
     def served(self, route: str = "/orders") -> float:

@@ -76,7 +76,8 @@ def _in_environ(exchange: Exchange, environ: Any) -> bytes:
 def _in_scope(exchange: Exchange, scope: Any, names: frozenset[bytes]) -> bytes | None:
     # One pass over the headers, as `Exchange.header` would make one for each.
     headers = scope.get("headers", ())
-    if hasattr(headers, "__next__"):  # readable only once, and that is the application's
+    # Readable only once, and that is the application's. (`hasattr` makes an exception of what is not there.)
+    if type(headers) is not list and hasattr(headers, "__next__"):
         return None
     what = f"{exchange.method}\0{exchange.url_path}\0{exchange.client_address}"
     query = scope.get("query_string", b"")

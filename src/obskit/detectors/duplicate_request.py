@@ -253,5 +253,6 @@ DETECTOR = Detector(
     severity="warning",
     runbook="ObskitDuplicateRequests",
     make=make,
+    digests=_UNSAFE,
     metric=names.DUPLICATE_REQUESTS,
 )

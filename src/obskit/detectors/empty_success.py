@@ -77,12 +77,11 @@ class EmptySuccesses:
         size = exchange.response_bytes
         body = None if size > _LONGEST else _body(exchange.response_head, size)
         # Two threads may lose a count here; that changes nothing that is learned, and saves every request a lock.
-        usual.successes += 1
-        now_ns = exchange.ended_ns or 0
-        if body is None and (usual.successes < LEARNED_SUCCESSES or now_ns < usual.due_ns):
+        usual.successes = successes = usual.successes + 1
+        if body is None and (successes < LEARNED_SUCCESSES or (exchange.ended_ns or 0) < usual.due_ns):
             return None
         with self._lock:
-            return self._count(usual, body, size, now_ns)
+            return self._count(usual, body, size, exchange.ended_ns or 0)
 
     def _begun(self, exchange: Exchange) -> _Usual | None:
         """The windows of a route that is new, if it is one and there is room for it."""

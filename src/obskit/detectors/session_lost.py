@@ -57,5 +57,6 @@ DETECTOR = Detector(
     severity="warning",
     runbook="ObskitSessionsLost",
     make=_Judge,
+    about="session",
     metric=names.SESSIONS_LOST,
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from obskit.detectors._toplevel import Shape, members
@@ -36,10 +36,8 @@ class Condition(NamedTuple):
         return value is False if self.negated else bool(value)
 
     def pattern(self) -> bytes:
-        """What every body that meets this condition holds somewhere, as a regular expression."""
-        if not _plain(self.key):
-            return b":"
-        named = re.escape(f'"{self.key}"').encode() + rb"[ \t\r\n]*+:"
+        """What every body that meets this condition holds behind the key's first letter, as a regular expression."""
+        named = re.escape(f'{self.key[1:]}"').encode() + rb"[ \t\r\n]*+:"
         if self.text is None:
             return named + rb"[ \t\r\n]*+false" if self.negated else named
         if self.negated or not _plain(self.text):
@@ -62,6 +60,18 @@ class Rule(NamedTuple):
         return cls(written, tuple(conditions))
 
 
+def _any_of(conditions: Sequence[Condition]) -> bytes:
+    """What every body that meets one of these holds somewhere, as a regular expression."""
+    if not conditions:
+        return rb"(?!)"
+    if not all(_plain(one.key) for one in conditions):
+        return b":"
+    # The letter first, and any word behind any of them: at most quotes one look at it is all there is.
+    letters = b"".join(dict.fromkeys(re.escape(one.key[0]).encode() for one in conditions))
+    words = b"|".join(dict.fromkeys(one.pattern() for one in conditions))
+    return rb'"[' + letters + rb"](?:" + words + rb")"
+
+
 def _plain(text: str) -> bool:
     # JSON may spell anything else in more than one way: "\u00e9" and "é".
     return text.isascii() and text.isprintable() and not set(text) & set('"\\/')
@@ -73,8 +83,8 @@ class SoftErrors:
     def __init__(self, setting: Setting) -> None:
         self._rules = tuple(Rule.parse(written) for written in setting.config.soft_error_keys)
         # Nearly every body ends here: one search for a few words costs less than a look at a header.
-        words = dict.fromkeys(rule.conditions[0].pattern() for rule in self._rules)
-        self._may_hold: Callable[[bytes], object] = re.compile(b"|".join(words) or rb"(?!)").search
+        first = [rule.conditions[0] for rule in self._rules]
+        self._may_hold: Callable[[bytes], object] = re.compile(_any_of(first)).search
 
     def closed(self, exchange: Exchange) -> Evidence | None:
         head = exchange.response_head
@@ -135,4 +145,5 @@ DETECTOR = Detector(
     severity="warning",
     runbook="ObskitSoftErrors",
     make=SoftErrors,
+    about="response_head",
 )

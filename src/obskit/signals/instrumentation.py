@@ -39,9 +39,8 @@ _SERVERS = frozenset(
 # These change how logging works or emit signals of their own; both are ours to do.
 _NOT_CLIENTS = frozenset({"logging", "system_metrics", "asyncio", "threading"})
 
-# How a requirement begins, and what says that it is the library rather than something for the tests.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_OF_LIBRARY = "instruments"
+# The name of a library it instruments (extras `instruments`, `instruments-any`), rather than of what its tests need.
+_REQUIRED = re.compile(r"^Requires-Dist: ([A-Za-z0-9][A-Za-z0-9._-]*).*\binstruments", re.MULTILINE)
 _GROUP = "opentelemetry_instrumentor"
 
 _switched_on: dict[str, Any] = {}
@@ -140,9 +139,7 @@ def _modules_of(entry: EntryPoint, among: list[EntryPoint], result: Switched) ->
     """What an application that uses the library imports; [] if nobody can tell, None where there is nothing to do."""
     if entry.dist is None:
         return []
-    wanted = [
-        match[0] for line in entry.dist.requires or () if (match := _NAME.match(line)) and _OF_LIBRARY in line
-    ]
+    wanted = _REQUIRED.findall(entry.dist.read_text("METADATA") or "")
     if not wanted:
         return [entry.name] if entry.name in sys.stdlib_module_names else []
     if entry.name in wanted and sum(other.dist is entry.dist for other in among) > 1:
