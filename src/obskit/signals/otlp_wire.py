@@ -128,6 +128,15 @@ def any_value(value: Any) -> bytes:
     raise TypeError("no OTLP value")
 
 
+def attributes_of(span: ReadableSpan) -> Mapping[str, Any]:
+    """The attributes of an ended span: its own dict, if the SDK has one: the view of it is far slower."""
+    if type(span).attributes is ReadableSpan.attributes:
+        inner = getattr(span._attributes, "_dict", None)
+        if isinstance(inner, dict):
+            return inner
+    return span.attributes or {}
+
+
 def encoded(span: ReadableSpan) -> Encoded:
     """An ended span of anybody's. Raises OverflowError or struct.error where an id or a time is none."""
     context, parent, status = span.context, span.parent, span.status
@@ -135,7 +144,7 @@ def encoded(span: ReadableSpan) -> Encoded:
     parts = [
         b"\x0a\x10", context.trace_id.to_bytes(16, "big"), b"\x12\x08", context.span_id.to_bytes(8, "big"),
         text(5, span.name), _KINDS[span.kind.value], _TIMES(0x39, span.start_time or 0, 0x41, span.end_time or 0),
-        attributes(9, span.attributes),
+        attributes(9, attributes_of(span)),
         # An empty status is written too, as the official encoder has it.
         b"\x7a\x00" if status.status_code is StatusCode.UNSET and not status.description else _status(status),
         _SPAN_FLAGS(0x0185, _REMOTE if parent and parent.is_remote else _HERE),

@@ -16,6 +16,7 @@ from opentelemetry.trace import Link, Status
 
 from obskit.redact import REDACTED, is_secret_name, scrub
 from obskit.refusals import database_message, without_values
+from obskit.signals.otlp_wire import attributes_of
 
 IsSecret = Callable[[str], bool]
 
@@ -65,7 +66,7 @@ def scrubbed(span: ReadableSpan, is_secret: IsSecret = is_secret_name) -> Readab
     scope = span.instrumentation_scope
     if scope is not None and scope.name == _OURS:
         return span
-    attributes = span.attributes or {}
+    attributes = attributes_of(span)
     clean = scrubbed_attributes(attributes, is_secret)
     events = [_event(event, is_secret) for event in span.events]
     links = [_link(link, is_secret) for link in span.links]
