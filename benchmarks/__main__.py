@@ -15,6 +15,7 @@ QUICK = {
     "healthy": ("--minutes", "0.3"),
     "idle": ("--seconds", "5"),
     "imports": ("--rounds", "3"),
+    "exporter": ("--rounds", "3"),
     "detectors": ("--rounds", "10"),
     "memory_of_repeats": ("--operations", "500000"),
     "scrape": ("--workers", "2"),

@@ -52,6 +52,16 @@ def test_a_flood_of_scrapes_is_measured_beside_the_same_load_without_one(tmp_pat
     assert all(one["requests_per_s"] > 0 for one in found.values())
 
 
+def test_sending_a_span_is_measured_beside_the_official_exporter(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    command = [sys.executable, "benchmarks/exporter.py", "--rounds", "2", "--json", str(figures)]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(figures.read_text())
+    assert [one["of_official"] == 1 for one in found.values()] == [True, False, False]
+    assert all(one["us"] > 0 for one in found.values())
+
+
 def test_a_benchmark_that_is_not_there_is_told_apart_from_one_that_fails() -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "benchmarks", "nothing"], cwd=ROOT, capture_output=True, text=True, timeout=60

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 from opentelemetry import context as otel_context
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from obskit.signals import span_queue
 from obskit.signals.collector import Hush, Saw, Teller
+from obskit.signals.otlp_wire import Encoded
 from obskit.signals.span_queue import Sizes, SpanQueue
 from tests.signals.conftest import records_of, wait_until
 
@@ -250,6 +252,68 @@ def test_what_leaves_has_no_secret_in_it(made: Callable[..., Made]) -> None:
     ).end()
     assert one.queue.force_flush(5000)
     assert "hunter2" not in str(dict(one.exporter.spans[0].attributes))
+
+
+class Encoding(Exporter):
+    """Takes bytes, as the lean exporter does."""
+
+    def encode(self, span: ReadableSpan) -> Encoded:
+        if span.name == "odd":
+            raise ValueError("no such id")
+        return Encoded(span.resource, span.instrumentation_scope, span.name.encode())
+
+    def export(self, spans: Sequence[Any]) -> SpanExportResult:
+        self.batches.append(len(spans))
+        self.got += [span.data.decode() for span in spans]
+        return self.result
+
+
+def test_spans_are_encoded_on_the_way_and_bytes_go_as_they_are(made: Callable[..., Made]) -> None:
+    one = made(exporter=Encoding())
+    one.end(1)
+    one.queue.put(Encoded(Resource({}), None, b"bytes"))
+    one.tracer.start_span("odd").end()
+    one.end(1)
+    assert one.queue.force_flush(5000)
+    assert (one.exporter.got, one.books.lost) == (["s0", "bytes", "s1"], {"unprintable": 1})
+    assert one.books.faults == [("traces.scrub", "ValueError")]
+
+
+def test_what_is_too_large_for_one_request_leaves_in_several(
+    made: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(span_queue, "MAX_REQUEST", 10)
+    one = made(exporter=Encoding())
+    for data in (b"123456", b"1234", b"x", b"y" * 30):
+        one.queue.put(Encoded(Resource({}), None, data))
+    wait_until(lambda: len(one.exporter.got) == 4)
+    assert one.exporter.batches == [2, 1, 1]
+    assert one.queue.force_flush(5000)
+    assert (one.books.exports, one.books.lost) == ({"success": 3}, {})
+
+
+def test_what_was_given_up_in_the_midst_of_a_batch_is_not_sent(
+    made: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(span_queue, "MAX_REQUEST", 1)
+
+    class GivingUp(Encoding):
+        def export(self, spans: Sequence[Any]) -> SpanExportResult:
+            one.queue.give_up()
+            return super().export(spans)
+
+    one = made(exporter=GivingUp())
+    for _ in range(3):
+        one.queue.put(Encoded(Resource({}), None, b"x"))
+    assert one.queue.force_flush(5000)
+    assert (one.exporter.batches, one.books.lost, one.books.exports) == ([1], {"shutdown": 3}, {})
+
+
+def test_a_queue_that_is_closed_keeps_nothing(made: Callable[..., Made]) -> None:
+    one = made()
+    one.queue.shutdown(5.0)
+    one.queue.put(Encoded(Resource({}), None, b"x"))
+    assert one.queue.size == 0
 
 
 def test_exporting_is_not_instrumented(made: Callable[..., Made]) -> None:

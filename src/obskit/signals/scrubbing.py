@@ -16,6 +16,7 @@ from opentelemetry.trace import Link, Status
 
 from obskit.redact import REDACTED, is_secret_name, scrub
 from obskit.refusals import database_message, without_values
+from obskit.signals.otlp_wire import attributes_of
 
 IsSecret = Callable[[str], bool]
 
@@ -45,16 +46,31 @@ _NUMBER_LITERAL = re.compile(
 )
 
 
+# Texts that were looked at and had nothing secret in them: most attributes of a service are the same again and again.
+_CLEAN: Final[set[tuple[str, str]]] = set()
+MAX_CLEAN: Final = 1024
+MAX_CLEAN_TEXT: Final = 512
+# What is done with these depends on other attributes.
+_ELSEWHERE: Final = _STATEMENTS | _EXCEPTIONS
+
+
+def _remember_clean(key: str, value: str) -> None:
+    if len(key) + len(value) <= MAX_CLEAN_TEXT:
+        if len(_CLEAN) >= MAX_CLEAN:
+            _CLEAN.clear()
+        _CLEAN.add((key, value))
+
+
 def scrubbed(span: ReadableSpan, is_secret: IsSecret = is_secret_name) -> ReadableSpan:
     """`span`, or a copy without what is secret in it. The span itself is not changed: others export it too."""
     scope = span.instrumentation_scope
     if scope is not None and scope.name == _OURS:
         return span
-    attributes = span.attributes or {}
+    attributes = attributes_of(span)
     clean = scrubbed_attributes(attributes, is_secret)
     events = [_event(event, is_secret) for event in span.events]
     links = [_link(link, is_secret) for link in span.links]
-    name = scrub(_without_query(span.name) if "?" in span.name else span.name, is_secret)
+    name = _name(span.name, is_secret)
     status = _status(span.status, is_secret)
     if (
         clean is attributes
@@ -74,7 +90,11 @@ def scrubbed_attributes(
     changed: dict[str, Any] = {}
     for key, value in attributes.items():
         if isinstance(value, str):
+            if is_secret is is_secret_name and (key, value) in _CLEAN:
+                continue
             new: Any = REDACTED if is_secret(key) else _text(key, value, attributes, is_secret)
+            if new is value and is_secret is is_secret_name and key not in _ELSEWHERE:
+                _remember_clean(key, value)
         elif isinstance(value, Sequence):
             new = (REDACTED,) if is_secret(key) else _texts(key, value, attributes, is_secret)
         elif isinstance(value, bool | int | float):
@@ -149,6 +169,15 @@ def _without_query(url: str) -> str:
     if "?" in url:
         url = _BARE_QUERY.sub(f"?{REDACTED}", _QUERY_VALUE.sub(r"\1" + REDACTED, url))
     return url
+
+
+def _name(name: str, is_secret: IsSecret) -> str:
+    if ("", name) in _CLEAN and is_secret is is_secret_name:
+        return name
+    clean = scrub(_without_query(name) if "?" in name else name, is_secret)
+    if clean == name and is_secret is is_secret_name:
+        _remember_clean("", name)
+    return clean
 
 
 def _event(event: Event, is_secret: IsSecret) -> Event:
