@@ -6,8 +6,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import structlog
-
 from obskit.exchange import Exchange
 from obskit.plain import MAX_ITEMS, clean, key_of, path_of, plain
 from obskit.redact import REDACTED
@@ -26,8 +24,11 @@ class Renderer:
     """Renders lines readable and in colour."""
 
     def __init__(self, is_secret: Callable[[str], bool]) -> None:
+        # Only a terminal needs it, and it loads whatever makes tracebacks colourful.
+        from structlog.dev import ConsoleRenderer  # noqa: PLC0415
+
         self._is_secret = is_secret
-        self._render = structlog.dev.ConsoleRenderer(colors=True)
+        self._render = ConsoleRenderer(colors=True)
 
     def line(
         self, level: str, event: str, logger: str, exchange: Exchange | None, fields: Mapping[str, Any]

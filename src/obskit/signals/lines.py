@@ -133,7 +133,8 @@ class LineFormat:
             return _whole(
                 head, lambda limit: self._cut(exchange, limit), own, exchange.facts, self._canonical_keys
             )
-        return head + "}"
+        head += "}"  # in place, as it is nobody else's
+        return head
 
     def _told(self, exchange: Exchange, path: str, client: str, agent: str) -> str:
         """A canonical line up to its findings, out of what is JSON already."""
