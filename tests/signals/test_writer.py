@@ -538,15 +538,18 @@ def test_a_line_that_a_full_disk_takes_in_parts_is_ended_or_mended(
     then: str, writer: Writer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lost: Lost
 ) -> None:
     write = os.write
-    calls = iter(
-        [lambda fd, data: write(fd, data[:7]), _refuse(errno.ENOSPC) if then == "still full" else write]
-    )
+    then_does = _refuse(errno.ENOSPC) if then == "still full" else write
+
+    def in_parts(fd: int, data: bytes) -> int:
+        monkeypatch.setattr(os, "write", then_does)
+        return write(fd, data[:7])
+
     with (tmp_path / "out").open("w") as file:
         _as_stdout(monkeypatch, file, real=True)
         writer.write("first")
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "write", lambda *given: next(calls)(*given))
-            writer.write("0123456789")
+        monkeypatch.setattr(os, "write", in_parts)
+        writer.write("0123456789")
+        monkeypatch.setattr(os, "write", write)
         writer.write("next")
     whole = then == "room again"
     assert (tmp_path / "out").read_text() == f"first\n{'0123456789' if whole else '0123456'}\nnext\n"
