@@ -44,14 +44,14 @@ class Judging(Answering):
             if (opened := getattr(judge, "opened", None)) is not None
         )
         asked: list[tuple[str, Detector, Verdict]] = [
-            (getattr(detector, "about", ""), detector, verdict)
+            (detector.about, detector, verdict)
             for detector, judge in detectors
             if (verdict := detector.judge if judge is None else judge.closed) is not None
         ]
         self._verdicts = tuple(asked)
         self._verdicts_when_completed = tuple(one for one in asked if one[1].always)
         self.digested: frozenset[str] = frozenset().union(
-            *(getattr(detector, "digests", ()) for detector, _ in detectors)
+            *(detector.digests for detector, _ in detectors)
         )
         """The methods whose bodies somebody compares."""
         return before

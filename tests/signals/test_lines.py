@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from obskit.exchange import MAX_FACTS, Exchange, Outcome
 from obskit.names import CANONICAL_KEYS
+from obskit.plain import agent_of, path_of
 from obskit.redact import REDACTED, make_redactor
 from obskit.signals.lines import (
     BASE_KEYS,
@@ -359,6 +360,51 @@ def test_the_canonical_line_has_every_key_of_the_contract_in_its_order() -> None
     assert line["queue_s"] == 1.234568
     assert (line["duration_s"], line["ttfb_s"], line["worker_pid"]) == (0.25, 0.1, 4711)
     assert (line["client_address"], line["user_agent"]) == (None, None)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    texts=st.lists(ANY_TEXT | st.none(), min_size=4, max_size=4),
+    status=st.none() | st.integers(100, 599),
+    outcome=st.sampled_from(Outcome),
+    level=st.sampled_from(["info", "warning", "error"]),
+    nanoseconds=st.integers(0, 10**12),
+    facts=st.none() | st.dictionaries(ANY_TEXT, JSON_LIKE, max_size=3),
+)
+def test_a_canonical_line_says_what_its_record_says_however_often_the_like_was_seen(
+    texts: list[str | None], status: int | None, outcome: Outcome, level: str, nanoseconds: int, facts: Any
+) -> None:
+    exchange = _ended()
+    path, exchange.http_route, exchange.user_agent, exchange.client_address = texts
+    exchange.url_path, exchange.request_id = path or "/", path or exchange.trace_id
+    exchange.status, exchange.outcome, exchange.level = status, outcome, level
+    exchange.last_byte_ns, exchange.facts = exchange.started_ns + nanoseconds, facts
+    fresh = read(LineFormat("shop", "1.2", "test", IS_SECRET, 4711).canonical(exchange))
+    again = read(FORMAT.canonical(exchange))
+    assert {**fresh, "timestamp": ""} == {**again, "timestamp": ""}
+    told = {
+        "level": level, "trace_id": exchange.trace_id, "request_id": exchange.request_id, "http_request_method": "GET",
+        "http_route": exchange.http_route or "", "url_path": path_of(exchange), "http_response_status_code": status,
+        "outcome": outcome.value, "duration_s": round(nanoseconds * 1e-9, 6), "ttfb_s": 0.1, "response_bytes": 5,
+        "client_address": exchange.client_address, "user_agent": agent_of(exchange), "findings": [],
+    }  # fmt: skip
+    as_read = json.loads(json.dumps(told, ensure_ascii=False).encode("utf-8", "replace"))
+    assert {key: again[key] for key in told} == as_read
+
+
+def test_what_comes_with_every_request_is_remembered_within_bounds_and_no_secret_is() -> None:
+    form = LineFormat("shop", "1.2", "test", IS_SECRET, 4711)
+    for number in range(3_000):
+        exchange = _ended()
+        exchange.http_route = exchange.client_address = f"/{number}"
+        exchange.user_agent = f"agent {number} " + (f"token={TOKEN}" if number % 2 else "x" * (number % 400))
+        exchange.facts = {f"fact {number} {TOKEN if number % 2 else ''}": number}
+        read(form.canonical(exchange))
+        read(form.line("info", "e", "app", None, exchange.facts))
+    memories = [form._kinds, form._clients, form._agents, form._keys._known, form._canonical_keys._known]
+    assert all(0 < len(memory) <= 1_024 for memory in memories)
+    assert TOKEN not in repr(memories)
+    assert max(len(agent) for agent in form._agents) <= 256
 
 
 def test_what_is_not_known_is_null_on_the_canonical_line() -> None:

@@ -399,3 +399,174 @@ def test_lines_of_two_processes_on_one_pipe_stay_apart() -> None:
     )
     lines = read_lines(done.stdout)
     assert sorted(line["n"] for line in lines) == sorted([*range(200), *range(200)])
+
+
+# ---- many threads -------------------------------------------------------------------------------------
+
+
+def test_of_many_threads_every_line_comes_once_whole_and_in_its_threads_order(
+    way: str, pipe: Pipe, lost: Lost
+) -> None:
+    pipe.open()
+    writer = Writer(lambda signal, reason: lost.append((signal, reason)))
+    threads, each = 16, 150
+
+    def write(name: int) -> None:
+        for number in range(each):  # some of more than a pipe takes at once, and all of more than it holds
+            size = 9_000 if number % 10 == name % 10 else 60
+            writer.write(f"{name} {number} " + f"{name % 10}" * size)
+
+    writing = [threading.Thread(target=write, args=(name,)) for name in range(threads)]
+    for thread in writing:
+        thread.start()
+    taken = pipe.read_until(lambda taken: taken.count(b"\n") >= threads * each)
+    for thread in writing:
+        thread.join(10)
+    seen: dict[int, list[int]] = {name: [] for name in range(threads)}
+    for line in taken.decode().splitlines():
+        name, number, body = line.split(" ")
+        assert set(body) == {str(int(name) % 10)}, "none within another"
+        assert len(body) in (60, 9_000)
+        seen[int(name)].append(int(number))
+    assert seen == {name: list(range(each)) for name in range(threads)}
+    assert lost == []
+
+
+def test_of_many_threads_every_line_is_in_the_file(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lost: Lost
+) -> None:
+    with (tmp_path / "out").open("a") as file:
+        _as_stdout(monkeypatch, file, real=True)
+        writing = [
+            threading.Thread(target=lambda n=n: [writer.write(f"{n} " + f"{n}" * 500) for _ in range(200)])  # type: ignore[misc]
+            for n in range(10)
+        ]
+        for thread in writing:
+            thread.start()
+        for thread in writing:
+            thread.join(10)
+    lines = (tmp_path / "out").read_text().splitlines()
+    assert sorted(lines) == sorted(f"{n} " + f"{n}" * 500 for n in range(10) for _ in range(200))
+    assert lost == []
+
+
+class _Passing:
+    """A thread that is writing a short line, held in the midst of its write until it is let go."""
+
+    def __init__(self, writer: Writer, patch: pytest.MonkeyPatch, line: str) -> None:
+        self._there, self._go = threading.Event(), threading.Event()
+        pass_on = outlet.Outlet.pass_on
+        patch.setattr(outlet.Outlet, "pass_on", lambda out, data: (self._hold(), pass_on(out, data))[1])
+        self._thread = threading.Thread(target=writer.write, args=(line,))
+        self._thread.start()
+        assert self._there.wait(10)
+        patch.setattr(outlet.Outlet, "pass_on", pass_on)
+
+    def _hold(self) -> None:
+        self._there.set()
+        assert self._go.wait(10)
+
+    def let_go(self) -> None:
+        self._go.set()
+        self._thread.join(10)
+
+
+def test_an_ordinary_line_waits_for_no_thread_that_is_in_the_midst_of_its_own(
+    pipe: Pipe, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe.open()
+    writer.write("first")
+    passing = _Passing(writer, monkeypatch, "held")
+    writer.write("short")
+    assert pipe.read() == b"first\nshort\n"
+    passing.let_go()
+    assert pipe.read() == b"held\n"
+
+
+def test_a_line_that_may_be_taken_in_parts_begins_when_none_passes_by(
+    pipe: Pipe, writer: Writer, monkeypatch: pytest.MonkeyPatch, lost: Lost
+) -> None:
+    pipe.open()
+    writer.write("first")
+    passing = _Passing(writer, monkeypatch, "held")
+    writer.write("x" * 10_000)
+    writer.write("behind it")
+    assert pipe.read() == b"first\n", "it and what is behind it wait"
+    passing.let_go()
+    taken = pipe.read_until(lambda taken: taken.count(b"\n") == 3)
+    assert taken == b"held\n" + b"x" * 10_000 + b"\nbehind it\n"
+    assert lost == []
+
+
+def test_a_thread_that_was_thrown_out_of_its_write_holds_up_no_long_line_for_ever(
+    pipe: Pipe, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("obskit.signals.writer._PASSINGS", 3)
+    pipe.open()
+    writer.write("first")
+    writer._passing.append(None)
+    writer.write("x" * 10_000)
+    assert len(pipe.read_until(lambda taken: taken.count(b"\n") == 2)) == 10_007
+    writer.flush(10)
+    writer.write("y" * 10_000)
+    assert len(pipe.read()) == 10_001, "at once again"
+
+
+def test_no_line_passes_by_one_that_is_being_written_in_parts(
+    pipe: Pipe, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe.open()
+    writer.write("first")
+    pwritev, short = os.pwritev, threading.Thread(target=writer.write, args=("short",))
+
+    def in_parts(fd: int, buffers: Any, *how: int) -> int:
+        monkeypatch.setattr(os, "pwritev", pwritev)
+        taken = pwritev(fd, [buffers[0][:100]], *how)
+        short.start()
+        short.join(0.2)
+        assert short.is_alive(), "it comes in its turn"
+        return taken
+
+    monkeypatch.setattr(os, "pwritev", in_parts)
+    writer.write("x" * 10_000)
+    short.join(10)
+    assert pipe.read() == b"first\n" + b"x" * 10_000 + b"\nshort\n"
+
+
+@pytest.mark.parametrize("then", ["room again", "still full"])
+def test_a_line_that_a_full_disk_takes_in_parts_is_ended_or_mended(
+    then: str, writer: Writer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lost: Lost
+) -> None:
+    write = os.write
+    then_does = _refuse(errno.ENOSPC) if then == "still full" else write
+
+    def in_parts(fd: int, data: bytes) -> int:
+        monkeypatch.setattr(os, "write", then_does)
+        return write(fd, data[:7])
+
+    with (tmp_path / "out").open("w") as file:
+        _as_stdout(monkeypatch, file, real=True)
+        writer.write("first")
+        monkeypatch.setattr(os, "write", in_parts)
+        writer.write("0123456789")
+        monkeypatch.setattr(os, "write", write)
+        writer.write("next")
+    whole = then == "room again"
+    assert (tmp_path / "out").read_text() == f"first\n{'0123456789' if whole else '0123456'}\nnext\n"
+    assert lost == ([] if whole else [("logs", "write_failed")])
+
+
+def test_a_pipe_opened_once_more_is_closed_when_standard_output_means_something_else(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch, writer: Writer, tmp_path: Path
+) -> None:
+    WAYS["reopened"](monkeypatch)
+    pipe.open()
+    now = [100.0]
+    monkeypatch.setattr(outlet, "monotonic", lambda: now[0])
+    writer.write("into the pipe")
+    with (tmp_path / "log").open("w") as file:
+        os.dup2(file.fileno(), pipe.file.fileno())
+    now[0] += outlet.LOOK_EVERY_S
+    writer.write("into the file")
+    assert pipe.read() == b"into the pipe\n"
+    assert os.read(pipe.readable, 1) == b"", "nobody has its other end open"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from json.encoder import JSONEncoder, encode_basestring
 from time import time
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from obskit.exchange import Exchange, Finding
 from obskit.names import CANONICAL_EVENT, CANONICAL_KEYS
@@ -37,6 +37,10 @@ _REDACTED: Final = encode_basestring(REDACTED)
 # What a reader may take for the end of a line, or a terminal for a command, and JSON lets stand as it is.
 _UNSAFE = re.compile("[\x7f-\x9f\u2028\u2029]")
 
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+# Method, route, status, outcome and level.
+_Kind = tuple[str, str | None, int | None, str | None, str]
 _dumps = JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 _second_text: tuple[int, str] = (-(2**62), "")
 
@@ -69,6 +73,15 @@ def quote_or_null(text: str | None, limit: int = MAX_TEXT) -> str:
     return "null" if text is None else quote(text, limit)
 
 
+class _Remembered(dict[_K, _V]):
+    """What is met again and again, as it is written; emptied when it is full."""
+
+    def keep(self, key: _K, value: _V) -> None:
+        if len(self) >= _REMEMBERED:
+            self.clear()
+        self[key] = value
+
+
 class LineFormat:
     """Renders lines of one install: what never changes is encoded once, and what comes again is remembered."""
 
@@ -82,9 +95,9 @@ class LineFormat:
         self._keys = _Keys(BASE_KEYS, is_secret)
         self._canonical_keys = _Keys(_CANONICAL_KEYS, is_secret)
         # Pieces of canonical lines: what stands between ids, path and numbers; the client's address; its user agent.
-        self._kinds: dict[tuple[str, str | None, int | None, str | None, str], tuple[str, str, str]] = {}
-        self._clients: dict[str, str] = {}
-        self._agents: dict[str, str] = {}
+        self._kinds: _Remembered[_Kind, tuple[str, str, str]] = _Remembered()
+        self._clients: _Remembered[str, str] = _Remembered()
+        self._agents: _Remembered[str, str] = _Remembered()
 
     def line(
         self, level: str, event: str, logger: str, exchange: Exchange | None, fields: Mapping[str, Any]
@@ -133,7 +146,8 @@ class LineFormat:
             return _whole(
                 head, lambda limit: self._cut(exchange, limit), own, exchange.facts, self._canonical_keys
             )
-        return head + "}"
+        head += "}"  # in place, as it is nobody else's
+        return head
 
     def _told(self, exchange: Exchange, path: str, client: str, agent: str) -> str:
         """A canonical line up to its findings, out of what is JSON already."""
@@ -166,7 +180,7 @@ class LineFormat:
             quote_or_null(agent_of(exchange, self.is_secret), limit),
         )
 
-    def _kind(self, kind: tuple[str, str | None, int | None, str | None, str]) -> tuple[str, str, str]:
+    def _kind(self, kind: _Kind) -> tuple[str, str, str]:
         method, route, status, outcome, level = kind
         pieces = (
             f'","level":"{level}","event":"{CANONICAL_EVENT}","logger":"obskit.http",{self._resource},"trace_id":"',
@@ -174,27 +188,21 @@ class LineFormat:
             f',"http_response_status_code":{"null" if status is None else status},"outcome":"{outcome}","duration_s":',
         )
         if len(route or "") <= _REMEMBERED_CHARACTERS:
-            _remember(self._kinds, kind, pieces)
+            self._kinds.keep(kind, pieces)
         return pieces
 
     def _client(self, address: str) -> str:
         quoted = quote(address)
         if len(address) <= _REMEMBERED_CHARACTERS:
-            _remember(self._clients, address, quoted)
+            self._clients.keep(address, quoted)
         return quoted
 
     def _agent(self, exchange: Exchange, agent: str) -> str:
         shown = agent_of(exchange, self.is_secret)
         quoted = quote_or_null(shown)
         if shown is agent and len(agent) <= _REMEMBERED_CHARACTERS:  # one that holds a secret is not kept
-            _remember(self._agents, agent, quoted)
+            self._agents.keep(agent, quoted)
         return quoted
-
-
-def _remember(memory: dict[Any, Any], key: Any, value: Any) -> None:
-    if len(memory) >= _REMEMBERED:
-        memory.clear()
-    memory[key] = value
 
 
 class _Keys:
@@ -203,7 +211,7 @@ class _Keys:
     def __init__(self, reserved: frozenset[str], is_secret: IsSecret) -> None:
         self.is_secret = is_secret
         self._reserved = reserved
-        self._known: dict[str, tuple[str, bool]] = {}
+        self._known: _Remembered[str, tuple[str, bool]] = _Remembered()
 
     def rendered(self, fields: Mapping[str, Any]) -> str:
         """The first fields as the inside of a JSON object, a comma in front of each."""
@@ -220,7 +228,7 @@ class _Keys:
             name += "_"
         written = encode_basestring(name), self.is_secret(name)
         if name is key and len(name) <= _REMEMBERED_CHARACTERS:
-            _remember(self._known, key, written)
+            self._known.keep(key, written)
         return written
 
     def _value(self, value: Any) -> str:

@@ -69,7 +69,8 @@ class Writer:
     def write(self, line: str) -> None:
         """Write one line (without its newline). Never raises; a line that cannot be written is counted."""
         try:
-            data = (line + "\n").encode("utf-8", "replace")
+            line += "\n"
+            data = line.encode("utf-8", "replace")
             if not self._pass_by(data):
                 self._in_turn(data)
         except Exception:  # a stream the application put there may raise anything

@@ -27,7 +27,7 @@ MAX_SERIES = 2_000
 # What a container may gain after the first part: memories that fill up to their own bound show here, too.
 SLACK = 64
 # Memories that are emptied when they are full, which may happen at any time.
-CEILINGS = {"clean": 1_024}
+CEILINGS = {"clean": 1_024, "_Remembered": 1_024}
 
 
 class Seen(NamedTuple):
