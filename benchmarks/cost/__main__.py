@@ -59,9 +59,10 @@ def options_of(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--noise-limit",
+        metavar="US",
         type=float,
-        default=figures.NOISE_LIMIT,
-        help="the share of a bare request that the machine may make up (%(default)s)",
+        default=figures.NOISE_LIMIT_US,
+        help="microseconds a request that the machine may make up (%(default)s)",
     )
     parser.add_argument(
         "--profile", choices=known, metavar="NAME", help="where the time of this one goes, and nothing else"
@@ -155,7 +156,7 @@ def _table(options: argparse.Namespace, folder: Path) -> int:
         "took_s": round(time.monotonic() - began),
         "rounds": options.rounds,
         "block": inprocess.BLOCK,
-        "noise": {framework: figures.noise(one) for framework, one in by_framework.items()},
+        "noise_us": {framework: figures.noise(one) for framework, one in by_framework.items()},
         "versions": _versions(used),
         "frameworks": {
             framework: {"figures": one, "seen": measured[framework]["seen"]}

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 from benchmarks.cost.inprocess import TWIN
 from benchmarks.cost.variants import FAMILIES
 
-NOISE_LIMIT = 0.04
-"""How much of the bare request the machine may make up: half the goal's distance between met and missed for the
-cheapest variant is about that. `noise` says what it is a share of."""
+NOISE_LIMIT_US = 2.0
+"""What the machine may make up, in microseconds a request: a tenth of what the cheapest variants add."""
 
 Figures = dict[str, dict[str, float]]
 
@@ -102,22 +101,21 @@ def figures(measured: dict[str, Any]) -> Figures:
 
 
 def noise(found: Figures) -> float:
-    """What the twin of the bare application seems to add, as far as it can be told, as a share of the bare request.
+    """What the twin of the bare application may seem to add, in microseconds a request.
 
     The middle of it may be off for good (two processes do not lie in memory alike), the rest is the machine's.
     """
     twin = found[TWIN]
-    return (abs(twin["added_us"]) + twin["unsure_us"]) / twin["bare_us"]
+    return abs(twin["added_us"]) + twin["unsure_us"]
 
 
-def too_noisy(by_framework: dict[str, Figures], limit: float) -> list[str]:
+def too_noisy(by_framework: dict[str, Figures], limit_us: float) -> list[str]:
     """Why nothing should be reported; empty where it may be."""
     return [
-        f"{framework}: the bare application beside itself seems to cost "
-        f"{found[TWIN]['added_us']:+.1f} ± {found[TWIN]['unsure_us']:.1f} µs of {found[TWIN]['bare_us']:.0f} "
-        f"({noise(found):.0%}, at most {limit:.0%} can be borne)"
+        f"{framework}: the bare application beside itself seems to cost {found[TWIN]['added_us']:+.1f} ± "
+        f"{found[TWIN]['unsure_us']:.1f} µs of {found[TWIN]['bare_us']:.0f} ({limit_us:.1f} can be borne)"
         for framework, found in by_framework.items()
-        if noise(found) > limit
+        if noise(found) > limit_us
     ]
 
 
@@ -144,7 +142,7 @@ def judge(by_framework: dict[str, Figures], servers: dict[str, Any]) -> list[Jud
             if {name, f"{name}+routes"} <= set(one):
                 few, many = one[name], one[f"{name}+routes"]
                 more = many["added_us"] - few["added_us"]
-                bound = few["unsure_us"] + many["unsure_us"] + noise(one) * few["bare_us"]
+                bound = few["unsure_us"] + many["unsure_us"] + noise(one)
                 title = "three signals" if name == "signals" else "as it comes"
                 found.append(
                     Judged(

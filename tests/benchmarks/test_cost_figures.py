@@ -57,7 +57,7 @@ def test_shares_of_the_others_and_the_background_of_a_span_follow() -> None:
 
 
 def test_a_quiet_machine_is_believed() -> None:
-    assert figures.too_noisy({"fastapi": figures.figures(measured())}, figures.NOISE_LIMIT) == []
+    assert figures.too_noisy({"fastapi": figures.figures(measured())}, figures.NOISE_LIMIT_US) == []
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_quiet_machine_is_believed() -> None:
 )
 def test_a_machine_that_makes_up_a_cost_for_the_bare_application_is_refused(trouble: dict[str, Any]) -> None:
     quiet = figures.figures(measured())
-    reasons = figures.too_noisy({"fastapi": quiet, "flask": figures.figures(trouble)}, figures.NOISE_LIMIT)
+    reasons = figures.too_noisy({"fastapi": quiet, "flask": figures.figures(trouble)}, figures.NOISE_LIMIT_US)
     assert len(reasons) == 1
     assert reasons[0].startswith("flask: the bare application beside itself seems to cost")
 
