@@ -109,13 +109,15 @@ def _instructions(options: argparse.Namespace, folder: Path) -> int:
     if not instructions.available():
         print("counting needs valgrind (Debian, Ubuntu: apt-get install valgrind)", file=sys.stderr)
         return 2
+    found: dict[str, Any] = {}
     for framework in options.frameworks:
-        print(f"{framework}, added to the bare application's")
-        print(
-            instructions.told(
-                instructions.count(framework, options.instructions or COUNTED, folder / framework)
-            )
-        )
+        names = options.instructions or COUNTED
+        found[framework] = instructions.count(framework, names, folder / framework)
+        print(f"{framework}, added to the bare application's", instructions.told(found[framework]), sep="\n")
+    kept = DOCS / "cost.json"
+    if options.keep and kept.exists():
+        whole = json.loads(kept.read_text(encoding="utf-8"))
+        _write({**whole, "instructions": whole.get("instructions", {}) | found}, kept)
     return 0
 
 
@@ -131,8 +133,7 @@ def _table(options: argparse.Namespace, folder: Path) -> int:
             )
     by_framework = {framework: figures.figures(one) for framework, one in measured.items()}
     if reasons := figures.too_noisy(by_framework, options.noise_limit):
-        print("this machine is too noisy to tell what anything costs:", *reasons, sep="\n  ", file=sys.stderr)
-        return 2
+        return _refuse(reasons)
     under: dict[str, Any] = {}
     for server in options.servers:
         one = servers.measure(
@@ -144,6 +145,10 @@ def _table(options: argparse.Namespace, folder: Path) -> int:
             "figures": figures.figures(one),
             "waited": one["waited"],
         }
+    # Who bears more noise in process bears as much more under a server.
+    bearable = figures.SERVER_NOISE_LIMIT * options.noise_limit / figures.NOISE_LIMIT_US
+    if reasons := figures.servers_too_noisy(under, bearable):
+        return _refuse(reasons)
     used = {BY_NAME[key].environment for one in by_framework.values() for key in one if key in BY_NAME}
     found = {
         "title": "What obskit adds to a request",
@@ -173,6 +178,11 @@ def _table(options: argparse.Namespace, folder: Path) -> int:
         report.chart(found, DOCS / "cost.svg")
         print("now run: python docs/generate.py")
     return 0
+
+
+def _refuse(reasons: list[str]) -> int:
+    print("this machine is too noisy to tell what anything costs:", *reasons, sep="\n  ", file=sys.stderr)
+    return 2
 
 
 def _versions(used: set[str]) -> dict[str, str]:

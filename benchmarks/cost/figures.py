@@ -11,6 +11,9 @@ from benchmarks.cost.variants import FAMILIES
 NOISE_LIMIT_US = 2.0
 """What the machine may make up, in microseconds a request: a tenth of what the cheapest variants add."""
 
+SERVER_NOISE_LIMIT = 0.25
+"""How far the bare servers may be apart: what is under them adds three times that and more."""
+
 Figures = dict[str, dict[str, float]]
 
 
@@ -117,6 +120,24 @@ def too_noisy(by_framework: dict[str, Figures], limit_us: float) -> list[str]:
         for framework, found in by_framework.items()
         if noise(found) > limit_us
     ]
+
+
+def servers_too_noisy(servers: dict[str, Any], limit: float) -> list[str]:
+    """The same for servers, each of which has its bare application twice, in two environments.
+
+    `limit` is the share of each other by which their CPU, and the median of waiting for them, may differ.
+    """
+    reasons = []
+    for server, one in servers.items():
+        costs = {round(variant["bare_us"], 3) for variant in one["figures"].values()}
+        waits = {key: waited["p50_us"] for key, waited in one["waited"].items() if key.startswith("bare")}
+        for what, values in (("CPU", costs), ("waiting", set(waits.values()))):
+            if max(values) > min(values) * (1 + limit):
+                reasons.append(
+                    f"{server}: {what} of the bare applications from {min(values):.0f} to {max(values):.0f} µs "
+                    f"({limit:.0%} can be borne)"
+                )
+    return reasons
 
 
 class Judged(NamedTuple):

@@ -70,6 +70,21 @@ def test_a_machine_that_makes_up_a_cost_for_the_bare_application_is_refused(trou
     assert reasons[0].startswith("flask: the bare application beside itself seems to cost")
 
 
+@pytest.mark.parametrize(("p50_us", "cpu_us", "said"), [(510.0, 51.0, 0), (900.0, 51.0, 1), (510.0, 80.0, 1)])
+def test_servers_whose_bare_applications_disagree_are_refused(
+    p50_us: float, cpu_us: float, said: int
+) -> None:
+    server = {
+        "figures": {"assembled": {"bare_us": 50.0}, "signals": {"bare_us": cpu_us}},
+        "waited": {
+            "bare@stack": {"p50_us": 500.0},
+            "bare@obskit": {"p50_us": p50_us},
+            "signals": {"p50_us": 9e9},
+        },
+    }
+    assert len(figures.servers_too_noisy({"uvicorn": server}, figures.SERVER_NOISE_LIMIT)) == said
+
+
 def test_a_goal_is_met_up_to_its_limit_and_missed_beyond() -> None:
     found = figures.figures(measured(jitter_us=0.0))
     judged = {(one.goal, one.where): one for one in figures.judge({"fastapi": found, "flask": found}, {})}
