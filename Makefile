@@ -59,7 +59,7 @@ soak: $(VENV)/.stamp-dev ## 200,000 ordinary requests to the three shops: no fin
 torture: $(VENV)/.stamp-dev tools ## servers under load whose workers are killed, recycled, reloaded: what was counted, lost, named; minutes
 	@exec $(PY) -m tests.torture $(TORTURE_ARGS)
 
-bench: $(VENV)/.stamp-dev ## what obskit costs, beside the bare app in the same run; minutes
+bench: $(VENV)/.stamp-dev ## what obskit adds to a request, beside what the field adds, in one run; a quarter of an hour (BENCH_ARGS="all": the other benchmarks)
 	@exec $(PY) -m benchmarks $(BENCH_ARGS)
 
 # The long forms behind docs/reliability.md: each also writes its figures there (docs/reliability/NAME.json).
@@ -73,7 +73,7 @@ $(RELIABILITY): $(VENV)/.stamp-dev tools
 	@exec $(PY) -m tests.reliability.$@ $(ARGS)
 
 clean: ## remove what set-up, builds and tests left behind
-	@rm -rf $(VENV) $(NODE)/node_modules build dist htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*
+	@rm -rf $(VENV) .venv-bench $(NODE)/node_modules build dist htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@find integrations -name '*.sqlite3*' -delete 2>/dev/null || true
 

@@ -1,4 +1,9 @@
-"""python -m benchmarks [NAME ...] [--quick]: the benchmarks of this folder, or those named, one after the other."""
+"""What obskit costs: without a name, what it adds to a request beside what the field adds (`benchmarks.cost`).
+
+python -m benchmarks [--keep] [--quick] [...]     as python -m benchmarks.cost
+python -m benchmarks all [--quick]                the other benchmarks of this folder, one after the other
+python -m benchmarks NAME ... [--quick]           those named
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,8 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
+
+from benchmarks.cost.__main__ import main as cost
 
 HERE = Path(__file__).parent
 NAMES = sorted(file.stem for file in HERE.glob("*.py") if not file.stem.startswith("_"))
@@ -24,18 +31,25 @@ QUICK = {
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What obskit costs.")
+    first = arguments[0] if arguments else ""
+    if first == "cost" or (first not in ("-h", "--help") and first.startswith("-")) or not arguments:
+        return cost(arguments[1:] if first == "cost" else arguments)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"which: {', '.join(NAMES)} (default: all but healthy)"
+        "names", nargs="+", metavar="NAME", help=f"cost, or {', '.join(NAMES)}, or all of these but healthy"
     )
     parser.add_argument(
         "--quick", action="store_true", help="fewer rounds: whether they run, not what they say"
     )
     options = parser.parse_args(arguments)
+    if options.names == ["all"]:
+        options.names = [one for one in NAMES if one not in BY_NAME_ALONE]
     if unknown := set(options.names) - set(NAMES):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are: {', '.join(NAMES)}")
     failed = []
-    for name in options.names or [one for one in NAMES if one not in BY_NAME_ALONE]:
+    for name in options.names:
         more = QUICK.get(name, ()) if options.quick else ()
         print(f"== {name}", flush=True)
         if subprocess.run([sys.executable, str(HERE / f"{name}.py"), *more], check=False).returncode:

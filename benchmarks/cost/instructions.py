@@ -1,0 +1,133 @@
+"""Instructions per request, counted by valgrind's callgrind, and a profile by stage: what explains a figure.
+
+Counting begins when the application is warm and ends after a flush, so that start and imports are not in it; all
+threads are. It needs valgrind and says so where it is missing.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cost import environments
+from benchmarks.cost.environments import ROOT
+from benchmarks.cost.processes import Failed, Places, Sink, Worker
+from benchmarks.cost.variants import BY_NAME
+
+COUNTED = 512
+WARM = 200
+
+
+class Counted(Worker):
+    """A worker under callgrind, which counts nothing until it is told to."""
+
+    def command(self) -> list[str]:
+        valgrind = ["valgrind", "--quiet", "--tool=callgrind", "--instr-atstart=no"]
+        return [*valgrind, f"--callgrind-out-file={self.counts_file}", *super().command()]
+
+    @property
+    def counts_file(self) -> Path:
+        return self.lines.with_suffix(".callgrind")
+
+    def count(self, requests: int) -> float:
+        """Instructions per request."""
+        self.ask(f"warm {WARM}")
+        self._control("--instr=on")
+        self.ask(f"warm {requests}")
+        self._control("--instr=off")
+        self._control("--dump")
+        # The dump that was asked for has a number behind its name; the one at the end would have none.
+        dumped = sorted(self.counts_file.parent.glob(f"{self.counts_file.name}.*"))
+        found = (
+            re.search(r"^(?:totals|summary): (\d+)", dumped[-1].read_text(), re.MULTILINE) if dumped else None
+        )
+        if found is None:
+            raise Failed(f"callgrind has counted nothing for {self.name}")
+        return int(found[1]) / requests
+
+    def _control(self, word: str) -> None:
+        command = ["callgrind_control", word, str(self.process.pid)]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        if ran.returncode:
+            raise Failed(f"{' '.join(command)}: {ran.stderr.strip() or ran.stdout.strip()}")
+
+
+def available() -> bool:
+    return shutil.which("valgrind") is not None and shutil.which("callgrind_control") is not None
+
+
+def count(framework: str, names: list[str], folder: Path) -> dict[str, float]:
+    """Instructions per request of each, above those of the bare application in the same environment."""
+    folder.mkdir()
+    sink, places = Sink(), Places(folder)
+    found: dict[str, float] = {}
+    bare: dict[str, float] = {}
+    try:
+        for name in names:
+            environment = BY_NAME[name].environment
+            environments.ensure(environment)
+            for key in (["bare"] if environment not in bare else []) + [name]:
+                worker = Counted(framework, key, environment, sink, places)
+                try:
+                    counted = worker.count(COUNTED)
+                finally:
+                    worker.close()
+                if key == "bare":
+                    bare[environment] = counted
+                else:
+                    found[name] = counted - bare[environment]
+        return found
+    finally:
+        sink.close()
+
+
+def profile(framework: str, name: str, folder: Path, requests: int = 3000) -> str:
+    """Where the time of the requests' thread goes under cProfile: by stage, then the dearest functions.
+
+    Its microseconds are larger than life, for each call pays for being watched; their shares are what it tells.
+    """
+    folder.mkdir()
+    sink, places = Sink(), Places(folder)
+    variant = BY_NAME[name]
+    environments.ensure(variant.environment)
+    worker = Worker(framework, name, variant.environment, sink, places)
+    try:
+        worker.ask("warm 500")
+        rows = worker.ask(f"profile {requests}")["profile"]
+    finally:
+        worker.close()
+        sink.close()
+    stages: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for file, _, calls, own, _ in rows:
+        stages[_stage(file)][0] += own
+        stages[_stage(file)][1] += calls
+    whole = sum(own for own, _ in stages.values())
+    out = [f"{framework}, {variant.title}: {whole:.1f} µs a request under the profiler", ""]
+    out += [f"{'stage':44} {'own µs':>8} {'share':>6} {'calls':>7}"]
+    for stage, (own, calls) in sorted(stages.items(), key=lambda item: -item[1][0])[:25]:
+        out.append(f"{stage:44} {own:8.2f} {own / whole:6.1%} {calls:7.2f}")
+    out += ["", f"{'function':64} {'own µs':>8} {'in all':>8} {'calls':>7}"]
+    for file, function, calls, own, under in sorted(rows, key=lambda row: -row[3])[:40]:
+        out.append(f"{_stage(file) + ' ' + function:64.64} {own:8.2f} {under:8.2f} {calls:7.2f}")
+    return "\n".join(out) + "\n"
+
+
+def _stage(file: str) -> str:
+    """The file of ours, or the package of others."""
+    for root in (str(ROOT / "src") + "/", str(ROOT) + "/"):
+        if file.startswith(root):
+            return file.removeprefix(root)
+    if "site-packages/" in file:
+        parts = file.split("site-packages/")[1].split("/")
+        return ".".join(part.removesuffix(".py") for part in parts[: 3 if parts[0] == "opentelemetry" else 1])
+    return "built in" if file == "~" else "standard library"
+
+
+def told(counts: dict[str, Any]) -> str:
+    return (
+        "\n".join(f"{name:32} {count:12,.0f} instructions a request" for name, count in counts.items()) + "\n"
+    )
