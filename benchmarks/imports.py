@@ -1,6 +1,6 @@
 """What `import obskit` and `install` add to the start of an application.
 
-    python benchmarks/imports.py [--rounds N] [--limit MS] [--json FILE]
+    python benchmarks/imports.py [--apps FastAPI Flask Django] [--rounds N] [--limit MS] [--json FILE]
 
 Fresh interpreters, in turn: each imports a framework and makes an application, then imports obskit and installs it.
 What counts is the CPU time inside the process from there on, the median over the rounds, with compiled modules and a
@@ -65,9 +65,9 @@ print(json.dumps(dict(
 """
 
 
-def measured(rounds: int) -> dict[str, dict[str, dict[str, float]]]:
+def measured(apps: list[str], rounds: int) -> dict[str, dict[str, dict[str, float]]]:
     """By application and way, the median of each figure."""
-    seen: dict[tuple[str, str], list[dict[str, float]]] = {(app, way): [] for app in APPS for way in WAYS}
+    seen: dict[tuple[str, str], list[dict[str, float]]] = {(app, way): [] for app in apps for way in WAYS}
     with tempfile.TemporaryDirectory() as folder:
         env = {k: v for k, v in os.environ.items() if not k.startswith("OTEL_")}
         # As in a service that was started before: every module is compiled, by the first round, which does not count.
@@ -81,7 +81,7 @@ def measured(rounds: int) -> dict[str, dict[str, dict[str, float]]]:
                 ran = subprocess.run(command, capture_output=True, text=True, check=True, env={**env, **more})
                 if number:
                     runs.append(json.loads(ran.stdout.splitlines()[-1]))
-    figures: dict[str, dict[str, dict[str, float]]] = {app: {} for app in APPS}
+    figures: dict[str, dict[str, dict[str, float]]] = {app: {} for app in apps}
     for (app, way), found in seen.items():
         of = {name: statistics.median(one[name] for one in found) for name in found[0]}
         of["all_ms"] = statistics.median(one["import_ms"] + one["install_ms"] for one in found)
@@ -91,11 +91,12 @@ def measured(rounds: int) -> dict[str, dict[str, dict[str, float]]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--apps", nargs="+", choices=APPS, default=list(APPS))
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--limit", type=float, default=150.0, help="milliseconds that obskit may add")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there as well")
     options = parser.parse_args()
-    figures = measured(options.rounds)
+    figures = measured(options.apps, options.rounds)
     instruments = sorted(entry.name for entry in entry_points(group="opentelemetry_instrumentor"))
     installed = len(list(distributions()))
     print(f"Python {platform.python_version()}, {installed} distributions installed, "

@@ -62,6 +62,19 @@ def test_sending_a_span_is_measured_beside_the_official_exporter(tmp_path: Path)
     assert all(one["us"] > 0 for one in found.values())
 
 
+def test_what_import_and_install_add_is_measured_and_no_thread_is_started(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    command = [sys.executable, "benchmarks/imports.py", "--apps", "Flask", "--rounds", "1"]
+    command += ["--limit", "60000", "--json", str(figures)]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    ways = json.loads(figures.read_text())["apps"]["Flask"]
+    for way in ("obskit", "obskit, OTLP endpoint"):
+        assert ways[way]["threads"] == 0
+        assert ways[way]["modules"] > 0
+        assert ways[way]["all_ms"] > 0
+
+
 def test_a_benchmark_that_is_not_there_is_told_apart_from_one_that_fails() -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "benchmarks", "nothing"], cwd=ROOT, capture_output=True, text=True, timeout=60

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import obskit
-from obskit import asgi, asgi_scope, presence, wsgi, wsgi_input
+from obskit import asgi, asgi_scope, presence, wsgi, wsgi_environ, wsgi_input
 from obskit.asgi import AsgiDoor
 from obskit.wsgi import WsgiDoor
 from tests.support.recording import (
@@ -166,7 +166,7 @@ def test_a_rule_that_cannot_be_found_is_counted_and_the_request_is_unmatched() -
     [
         (wsgi, "read_environ", "wsgi.open"),
         (wsgi, "observe_input", "wsgi.open"),
-        (wsgi, "Exchange", "wsgi.open"),
+        (wsgi_environ, "Exchange", "wsgi.open"),
         (wsgi._Call, "_note_start", "wsgi.start_response"),
         (wsgi._Call, "observed", "wsgi.body"),
         (wsgi._Call, "sent", "wsgi.body"),
@@ -308,10 +308,10 @@ def test_an_endpoint_that_fails_or_gives_back_garbage_answers_503(answer: Any) -
     assert notes.stages == ["endpoint"]
 
 
-@pytest.mark.parametrize("name", ["_headers", "_ask"])
+@pytest.mark.parametrize("name", ["headers_of", "_ask"])
 def test_a_scrape_that_cannot_be_read_answers_503(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     pipeline, notes = make_pipeline({"/metrics": lambda *_: None})  # type: ignore[dict-item,return-value]
-    monkeypatch.setattr(wsgi if name == "_headers" else WsgiDoor, name, broken)
+    monkeypatch.setattr(wsgi if name == "headers_of" else WsgiDoor, name, broken)
     talk = talk_wsgi(WsgiDoor(wsgi_app, pipeline), make_environ("/metrics"))
     assert (talk.status, notes.stages) == ("503 Service Unavailable", ["wsgi.open"])
 
@@ -341,7 +341,16 @@ def test_the_stages_with_a_name_of_their_own_are_those_the_tests_make_fail() -> 
         *("wsgi.open", "wsgi.start_response", "wsgi.input", "wsgi.body", "wsgi.close", "wsgi.del", "trust"),
         "metrics_port",  # tests/signals/test_scrape_server.py
         *("current", "bind", "invariant", "metrics.invariant", "unit_of_work", "detectors.duplicate_request"),
-        *("close", "endpoint", "dropped", "traces.enter", "traces.leave", "traces.goodbye", "logs.emit"),
+        *(
+            "close",
+            "endpoint",
+            "dropped",
+            "traces.enter",
+            "traces.leave",
+            "traces.goodbye",
+            "traces.span",
+            "logs.emit",
+        ),
         # tests/signals/test_merge.py, test_app_metrics.py
         *("metrics.app", "metrics.merge", "metrics.shelf"),
         # tests/test_pipeline.py, tests/watch/

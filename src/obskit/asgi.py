@@ -322,7 +322,7 @@ class _HttpCall(_Call):
         exchange, flag = self.exchange, self._flag
         kind = None
         try:
-            kind = message.get("type")
+            kind = message["type"]
             if flag is not None:
                 if flag.disconnected and not exchange.response_complete:
                     exchange.disconnected = True

@@ -50,9 +50,7 @@ class Judging(Answering):
         ]
         self._verdicts = tuple(asked)
         self._verdicts_when_completed = tuple(one for one in asked if one[1].always)
-        self.digested: frozenset[str] = frozenset().union(
-            *(detector.digests for detector, _ in detectors)
-        )
+        self.digested: frozenset[str] = frozenset().union(*(detector.digests for detector, _ in detectors))
         """The methods whose bodies somebody compares."""
         return before
 

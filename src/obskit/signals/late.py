@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading  # looked up when used: gevent may replace what is in it after we were imported
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
-from threading import get_ident
 from types import ModuleType
 from typing import Any
 
@@ -67,7 +67,7 @@ class _Finder:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        looking = (get_ident(), name)
+        looking = (threading.get_ident(), name)
         if name not in _waiting or looking in self._looking:
             return None
         self._looking.add(looking)
