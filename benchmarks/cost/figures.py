@@ -56,6 +56,8 @@ SERVER_GOAL = Goal(
     {"ASGI": 1 / 25, "WSGI": 1 / 8},
 )
 SAME_WITH_ROUTES = ("signals", "obskit")
+SAME_US = 5.0
+"""However noisy the machine: more than this is not the same."""
 
 
 def spread(values: list[float]) -> tuple[float, float, float]:
@@ -163,7 +165,7 @@ def judge(by_framework: dict[str, Figures], servers: dict[str, Any]) -> list[Jud
             if {name, f"{name}+routes"} <= set(one):
                 few, many = one[name], one[f"{name}+routes"]
                 more = many["added_us"] - few["added_us"]
-                bound = few["unsure_us"] + many["unsure_us"] + noise(one)
+                bound = min(few["unsure_us"] + many["unsure_us"] + noise(one), SAME_US)
                 title = "three signals" if name == "signals" else "as it comes"
                 found.append(
                     Judged(
