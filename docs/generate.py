@@ -228,7 +228,9 @@ def performance() -> str:
     if not mark:
         raise SystemExit(f"docs/{PERFORMANCE_PAGE.name}: no line {PERFORMANCE_MARK!r}")
     _, heading, rest = after.partition("\n## ")
-    return f"{before}{mark}\n\n{markdown(json.loads(_read(HERE / 'performance' / 'cost.json')))}{heading}{rest}"
+    return (
+        f"{before}{mark}\n\n{markdown(json.loads(_read(HERE / 'performance' / 'cost.json')))}{heading}{rest}"
+    )
 
 
 def _seen(found: dict[str, Any]) -> str:
