@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["UNAVAILABLE", "Answer", "Endpoint", "Entered", "Pipeline"]
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # which no secret looks like
 
 
 Entered = tuple["Token[Exchange | None] | None", Any]
@@ -85,6 +86,7 @@ class Pipeline(Judging):
         self._trust = Trust(config.trusted_proxies) if config.trusted_proxies else None
         self.logs = logs
         self._traces = traces
+        self._enter, self._leave, self._keeps = traces.enter, traces.leave, traces.keeps
         self._signals: tuple[Signal, ...] = (traces, metrics, logs)
         self._openers = tuple((f"{s.name}.open", s.opened) for s in (traces, metrics))
         # The watch comes right behind the count: a request is counted, or lost with its worker, and never both.
@@ -198,9 +200,8 @@ class Pipeline(Judging):
             if not exchange.trace_id:  # the traces have failed: its lines still find each other
                 exchange.trace_id, exchange.span_id = token_hex(16), token_hex(8)
             exchange.request_id = exchange.trace_id
-            # A name, and no token that somebody took for one: it is on every line.
             given = request_id
-            if given is not None and _REQUEST_ID.fullmatch(given) and scrub(given) is given:
+            if given is not None and (_UUID.fullmatch(given) or _is_name(given)):
                 exchange.request_id = given
             self.watch.opened(exchange)
         except Exception as error:
@@ -226,7 +227,7 @@ class Pipeline(Judging):
         token = None
         try:
             token = _current.set(exchange)
-            return token, self._traces.enter(exchange)
+            return token, self._enter(exchange)
         except Exception as error:
             self.failed("traces.enter", error)
             return token, None
@@ -245,7 +246,7 @@ class Pipeline(Judging):
             self.failed("traces.leave", error)
         if trace_token is not None:
             try:
-                self._traces.leave(trace_token)
+                self._leave(trace_token)
             except Exception as error:
                 self.failed("traces.leave", error)
 
@@ -265,11 +266,14 @@ class Pipeline(Judging):
             exchange.settle()
             self._detect(exchange)
             exchange.level = exchange.severity()
-            if not exchange.sampled:
-                exchange.kept = self._traces.keeps(exchange)
         except Exception as error:
             exchange.outcome = exchange.outcome or Outcome.UNKNOWN
             self.failed("close", error)
+        if not exchange.sampled:
+            try:
+                exchange.kept = self._keeps(exchange)
+            except Exception as error:
+                self.failed("traces.keeps", error)
         for stage, closed in self._closers:
             try:
                 closed(exchange)
@@ -361,3 +365,8 @@ class Pipeline(Judging):
             self.watch.goodbye()
         except Exception as error:
             self.failed("watch.goodbye", error)
+
+
+def _is_name(request_id: str) -> bool:
+    """Whether it may be on every line: a name, and no token that somebody took for one."""
+    return _REQUEST_ID.fullmatch(request_id) is not None and scrub(request_id) is request_id
