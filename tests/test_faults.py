@@ -349,6 +349,7 @@ def test_the_stages_with_a_name_of_their_own_are_those_the_tests_make_fail() -> 
             "traces.leave",
             "traces.goodbye",
             "traces.span",
+            "traces.keeps",
             "logs.emit",
         ),
         # tests/signals/test_merge.py, test_app_metrics.py

@@ -329,6 +329,19 @@ def test_an_outcome_that_was_judged_survives_what_fails_after_it(monkeypatch: py
     assert (notes.record.outcome, notes.stages) == ("truncated", ["close"])
 
 
+def test_what_cannot_tell_whether_a_request_is_kept_costs_no_signal_its_view(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(exchange: Exchange) -> str:
+        raise RuntimeError("ours")
+
+    pipeline, notes = make_pipeline()
+    monkeypatch.setattr(pipeline, "_keeps", broken)
+    one_request(pipeline, response_started=True, response_complete=True, status=200)
+    assert notes.stages == ["traces.keeps"]
+    assert (notes.record.outcome, notes.record.kept) == ("completed", "")
+
+
 def test_an_endpoint_answers_with_what_it_was_asked() -> None:
     pipeline, _ = make_pipeline()
     asked: list[Any] = []
