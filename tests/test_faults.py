@@ -340,6 +340,7 @@ def test_the_stages_with_a_name_of_their_own_are_those_the_tests_make_fail() -> 
         "adapter.exception",  # tests/reliability/faults
         *("wsgi.open", "wsgi.start_response", "wsgi.input", "wsgi.body", "wsgi.close", "wsgi.del", "trust"),
         "metrics_port",  # tests/signals/test_scrape_server.py
+        "traces.span",  # tests/signals/test_request_span.py
         *("current", "bind", "invariant", "metrics.invariant", "unit_of_work", "detectors.duplicate_request"),
         *(
             "close",
