@@ -356,11 +356,11 @@ class _Body:
         pipeline = call.pipeline
         entered: Entered | None = None
         iterator = call.iterator
-        if type(iterator) not in _RUN_NO_CODE:
-            try:
+        try:
+            if type(iterator) not in _RUN_NO_CODE:
                 entered = pipeline.enter(call.exchange)
-            except Exception as error:
-                pipeline.failed("wsgi.body", error)
+        except Exception as error:
+            pipeline.failed("wsgi.body", error)
         try:
             if iterator is None:
                 iterator = call.iterator = iter(self._body)
