@@ -38,7 +38,7 @@ class Counted(Worker):
         self.ask(f"warm {WARM}")
         self._control("--instr=on")
         self.ask(f"warm {requests}")
-        self._control("--instr=off")
+        # Before counting is switched off, which forgets what was counted.
         self._control("--dump")
         # The dump that was asked for has a number behind its name; the one at the end would have none.
         dumped = sorted(self.counts_file.parent.glob(f"{self.counts_file.name}.*"))
@@ -47,6 +47,8 @@ class Counted(Worker):
         )
         if found is None:
             raise Failed(f"callgrind has counted nothing for {self.name}")
+        if not int(found[1]):
+            raise Failed(f"callgrind was not counting {self.name}")
         return int(found[1]) / requests
 
     def _control(self, word: str) -> None:
@@ -118,12 +120,12 @@ def profile(framework: str, name: str, folder: Path, requests: int = 3000) -> st
 
 def _stage(file: str) -> str:
     """The file of ours, or the package of others."""
-    for root in (str(ROOT / "src") + "/", str(ROOT) + "/"):
-        if file.startswith(root):
-            return file.removeprefix(root)
     if "site-packages/" in file:
         parts = file.split("site-packages/")[1].split("/")
         return ".".join(part.removesuffix(".py") for part in parts[: 3 if parts[0] == "opentelemetry" else 1])
+    for root in (str(ROOT / "src") + "/", str(ROOT) + "/"):
+        if file.startswith(root):
+            return file.removeprefix(root)
     return "built in" if file == "~" else "standard library"
 
 
