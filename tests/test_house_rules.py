@@ -65,7 +65,8 @@ ROOMS = {
     "wsgi_environ": Room(frozenset({"exchange", "names"})),
     "wsgi_input": Room(frozenset({"exchange"})),
     "presence": Room(),
-    "asgi": Room(BASE | {"aside", "desk", "pipeline", "asgi_scope", "presence"}),
+    "asgi": Room(BASE | {"asgi_lifespan", "asgi_scope", "desk", "pipeline", "presence"}),
+    "asgi_lifespan": Room(frozenset({"aside", "pipeline"})),
     "asgi_scope": Room(frozenset({"exchange", "names"})),
     "signals": Room(
         BASE | {"refusals", "pipeline", "listeners", "workers", "folders", "desk", "trust"},

@@ -6,13 +6,13 @@ pass as they are. `MARK` in the scope keeps a nested install (a mounted applicat
 
 from __future__ import annotations
 
-from asyncio import Future, get_running_loop, shield, sleep
+from asyncio import Future, shield
 from collections.abc import Awaitable, Callable, MutableMapping
-from time import monotonic, perf_counter_ns
+from time import perf_counter_ns
 from typing import Any
 
+from obskit.asgi_lifespan import Lifespan
 from obskit.asgi_scope import MARK, Scope, has_body, header_kinds, length, read_scope, recorded
-from obskit.aside import aside
 from obskit.desk import Desk
 from obskit.exchange import HEAD_BYTES, Exchange, digested
 from obskit.pipeline import UNAVAILABLE, Answer, Endpoint, Entered, Pipeline
@@ -59,13 +59,11 @@ class AsgiDoor:
         """
         self.app = app
         self.pipeline = pipeline
-        self.route_of = route_of
         self.answers_lifespan = answers_lifespan
-        self.scope_defaults = scope_defaults
-        self._in_flight = 0
+        way = self._way = _Way(pipeline, route_of, scope_defaults)
+        self._lifespan = Lifespan(pipeline, lambda: way.in_flight)
         self._desk = Desk()
         pipeline.hears_shutdown = False  # until the application takes part in its server's lifespan
-        self._headers = header_kinds(frozenset(name.encode("latin-1") for name in pipeline.carrier_headers))
 
     def __getattr__(self, name: str) -> Any:
         # Copying asks an object that has no attributes yet, and for protocols that are not the application's.
@@ -75,7 +73,8 @@ class AsgiDoor:
         return getattr(app, name)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
-        pipeline = self.pipeline
+        way = self._way
+        pipeline = way.pipeline
         kind = None
         call: _Call | None = None
         entered: Entered | None = None
@@ -91,13 +90,13 @@ class AsgiDoor:
                 if endpoint is not None:
                     answer = await self._ask(endpoint, scope)
                 else:
-                    call, request_id = self._read(kind, scope, receive, send)
+                    call, request_id = way.read(kind, scope, receive, send)
                     if call is not None:
                         pipeline.open(call.exchange, request_id)
                         scope[MARK] = call.exchange
                         entered = pipeline.enter(call.exchange)
             elif kind == "lifespan":
-                send = self._flushing(send)
+                send = self._lifespan.flushing(send)
                 await pipeline.begun()
         except Exception as error:
             pipeline.lost(None if call is None else call.exchange, "asgi.open", error)
@@ -113,10 +112,10 @@ class AsgiDoor:
             return None
         if call is None:
             if kind == "lifespan" and self.answers_lifespan:
-                return await self._answer_lifespan(receive, send)
+                return await self._lifespan.answer(receive, send)
             # Excluded, of another type, or recorded by a door further out, which will find the route.
             return await self.app(scope, receive, send)
-        self._in_flight += 1
+        way.in_flight += 1
         try:
             return await self.app(scope, call.receive, call.send)
         except BaseException as error:
@@ -126,10 +125,10 @@ class AsgiDoor:
                 pipeline.failed("asgi.close", failure)
             raise
         finally:
-            self._in_flight -= 1
+            way.in_flight -= 1
             try:
                 pipeline.leave(entered)
-                self._finish(call, scope)
+                way.finish(call, scope)
             except Exception as failure:
                 pipeline.lost(call.exchange, "asgi.close", failure)
 
@@ -144,72 +143,6 @@ class AsgiDoor:
             return None
         return self.pipeline.endpoint(path, scope.get("raw_path"))
 
-    def _read(self, kind: str, scope: Scope, receive: Receive, send: Send) -> tuple[_Call | None, str | None]:
-        """The request on its way through this door, and the id its client gave it; no call if it is excluded."""
-        for key, value in self.scope_defaults:
-            scope.setdefault(key, value)
-        outer = scope.get(MARK)
-        if (outer is not None and not outer.closed) or scope.get("path") in self.pipeline.excluded:
-            return None, None
-        exchange, request_id = read_scope(scope, self._headers)
-        make = _HttpCall if kind == "http" else _WebSocketCall
-        return make(self.pipeline, exchange, receive, send), request_id
-
-    def _finish(self, call: _Call, scope: Scope) -> None:
-        exchange = call.exchange
-        try:
-            call.returned()
-            if exchange.http_route is None and self.route_of is not None:
-                exchange.http_route = self.route_of(scope, exchange.status)
-        except Exception as error:
-            self.pipeline.failed("adapter.route", error)
-        self.pipeline.close(exchange)
-
-    def _flushing(self, send: Send) -> Send:
-        """The send of a lifespan, which hears how far that has come."""
-
-        async def flushing_send(message: Message) -> None:
-            try:
-                kind = message.get("type", "")
-                if kind == "lifespan.startup.complete":
-                    self.pipeline.hears_shutdown = True
-                    await self.pipeline.serve_early()
-                # uvicorn re-raises SIGTERM after this message and atexit never runs: the last chance to flush.
-                elif kind.startswith("lifespan.shutdown."):
-                    await self._say_goodbye()
-            except Exception as error:
-                self.pipeline.failed("asgi.send", error)
-            await send(message)
-
-        return flushing_send
-
-    async def _answer_lifespan(self, receive: Receive, send: Send) -> None:
-        """In place of an application that knows no lifespan."""
-        while True:
-            kind = (await receive())["type"]
-            if kind in ("lifespan.startup", "lifespan.shutdown"):
-                await send({"type": f"{kind}.complete"})
-            if kind == "lifespan.shutdown":
-                return
-
-    async def _say_goodbye(self) -> None:
-        await self._settle()
-        await aside(self.pipeline.flush, FLUSH_TIMEOUT_S)
-        await aside(self.pipeline.goodbye)
-
-    async def _settle(self) -> None:
-        """Let requests that the server has just cancelled end: their records are to be flushed, too.
-
-        Django needs some turns of the loop for that, and uvicorn ends the process right behind the lifespan.
-        """
-        try:
-            get_running_loop()
-        except RuntimeError:  # not asyncio (trio)
-            return
-        deadline = monotonic() + SETTLE_TIMEOUT_S
-        while self._in_flight and monotonic() < deadline:
-            await sleep(SETTLE_POLL_S)
-
     async def _ask(self, endpoint: Endpoint, scope: Scope) -> RawAnswer:
         headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope.get("headers", ())}
         client = scope.get("client")
@@ -223,10 +156,40 @@ class AsgiDoor:
         return answer.status, raw, answer.body
 
 
-# The collector may be away: give up after this many seconds rather than hold the server's shutdown.
-FLUSH_TIMEOUT_S = 2.0
-SETTLE_TIMEOUT_S = 0.5
-SETTLE_POLL_S = 0.005
+class _Way:
+    """Of a door, what each request passes: a class with `__getattr__` pays for each read of its own attributes."""
+
+    __slots__ = ("headers", "in_flight", "pipeline", "route_of", "scope_defaults")
+
+    def __init__(
+        self, pipeline: Pipeline, route_of: RouteOf | None, scope_defaults: tuple[tuple[str, Any], ...]
+    ) -> None:
+        self.pipeline = pipeline
+        self.route_of = route_of
+        self.scope_defaults = scope_defaults
+        self.headers = header_kinds(frozenset(name.encode("latin-1") for name in pipeline.carrier_headers))
+        self.in_flight = 0
+
+    def read(self, kind: str, scope: Scope, receive: Receive, send: Send) -> tuple[_Call | None, str | None]:
+        """The request on its way through this door, and the id its client gave it; no call if it is excluded."""
+        for key, value in self.scope_defaults:
+            scope.setdefault(key, value)
+        outer = scope.get(MARK)
+        if (outer is not None and not outer.closed) or scope.get("path") in self.pipeline.excluded:
+            return None, None
+        exchange, request_id = read_scope(scope, self.headers)
+        make = _HttpCall if kind == "http" else _WebSocketCall
+        return make(self.pipeline, exchange, receive, send), request_id
+
+    def finish(self, call: _Call, scope: Scope) -> None:
+        exchange = call.exchange
+        try:
+            call.returned()
+            if exchange.http_route is None and self.route_of is not None:
+                exchange.http_route = self.route_of(scope, exchange.status)
+        except Exception as error:
+            self.pipeline.failed("adapter.route", error)
+        self.pipeline.close(exchange)
 
 
 class _Call:

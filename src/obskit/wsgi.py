@@ -32,10 +32,7 @@ class WsgiDoor:
         """`route_of` is asked while the application's own context is still there: when it starts its response."""
         self.app = app
         self.pipeline = pipeline
-        self.route_of = route_of
-        self._carrier_keys = tuple(
-            (name, "HTTP_" + name.upper().replace("-", "_")) for name in sorted(pipeline.carrier_headers)
-        )
+        self._way = _Way(pipeline, route_of)
 
     def __getattr__(self, name: str) -> Any:
         # Copying asks an object that has no attributes yet, and for protocols that are not the application's.
@@ -45,7 +42,8 @@ class WsgiDoor:
         return getattr(app, name)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        pipeline = self.pipeline
+        way = self._way
+        pipeline = way.pipeline
         call: _Call | None = None
         entered: Entered | None = None
         endpoint: Endpoint | None = None
@@ -53,13 +51,13 @@ class WsgiDoor:
         try:
             outer: Exchange | None = environ.get(MARK)
             if outer is not None and not outer.closed:
-                start_response = self._routing(outer, environ, start_response)
+                start_response = way.routing(outer, environ, start_response)
             elif environ.get("PATH_INFO") in pipeline.endpoints:
                 endpoint = self._endpoint(environ)
             if endpoint is not None:
                 answer = self._ask(endpoint, environ)
             elif outer is None or outer.closed:
-                call, request_id = self._read(environ, start_response)
+                call, request_id = way.read(environ, start_response)
                 if call is not None:
                     pipeline.open(call.exchange, request_id)
                     environ[MARK] = call.exchange
@@ -111,16 +109,29 @@ class WsgiDoor:
         method, peer = environ.get("REQUEST_METHOD", "GET"), environ.get("REMOTE_ADDR")
         return self.pipeline.answer(endpoint, method, headers_of(environ), peer)
 
-    def _read(self, environ: Environ, start_response: StartResponse) -> tuple[_Call | None, str | None]:
+
+class _Way:
+    """Of a door, what each request passes: a class with `__getattr__` pays for each read of its own attributes."""
+
+    __slots__ = ("carrier_keys", "pipeline", "route_of")
+
+    def __init__(self, pipeline: Pipeline, route_of: RouteOf | None) -> None:
+        self.pipeline = pipeline
+        self.route_of = route_of
+        self.carrier_keys = tuple(
+            (name, "HTTP_" + name.upper().replace("-", "_")) for name in sorted(pipeline.carrier_headers)
+        )
+
+    def read(self, environ: Environ, start_response: StartResponse) -> tuple[_Call | None, str | None]:
         """The request on its way through this door, and the id its client gave it; no call if it is excluded."""
-        exchange, request_id = read_environ(environ, self._carrier_keys)
+        exchange, request_id = read_environ(environ, self.carrier_keys)
         if exchange.url_path in self.pipeline.excluded:
             return None, None
         exchange.pipeline = self.pipeline
         observe_input(environ, exchange)
         return _Call(self, exchange, environ, start_response), request_id
 
-    def _routing(self, exchange: Exchange, environ: Environ, start_response: StartResponse) -> StartResponse:
+    def routing(self, exchange: Exchange, environ: Environ, start_response: StartResponse) -> StartResponse:
         """A start_response for an application inside one that records already: it only names the route."""
         call = _Call(self, exchange, environ, start_response)
 
@@ -138,8 +149,8 @@ class _Call:
     """One request on its way through the door."""
 
     __slots__ = (
-        "_door",
         "_environ",
+        "_route_of",
         "_start_response",
         "at_end",
         "done",
@@ -151,13 +162,13 @@ class _Call:
     )
 
     def __init__(
-        self, door: WsgiDoor, exchange: Exchange, environ: Environ, start_response: StartResponse
+        self, way: _Way, exchange: Exchange, environ: Environ, start_response: StartResponse
     ) -> None:
-        self._door = door
+        self._route_of = way.route_of
         self._environ = environ
         self._start_response = start_response
         self.exchange = exchange
-        self.pipeline = door.pipeline
+        self.pipeline = way.pipeline
         self.started = False
         # Of the body that the server has been given.
         self.iterator: Iterator[bytes] | None = None
@@ -207,10 +218,9 @@ class _Call:
                     break
 
     def find_route(self) -> None:
-        door = self._door
-        if door.route_of is not None and self.exchange.http_route is None:
+        if self._route_of is not None and self.exchange.http_route is None:
             try:
-                self.exchange.http_route = door.route_of(self._environ)
+                self.exchange.http_route = self._route_of(self._environ)
             except Exception as error:
                 self.pipeline.failed("adapter.route", error)
 

@@ -65,12 +65,14 @@ GROW_S = 0.05
 class Slot:
     """The place of one request in flight."""
 
-    __slots__ = ("answer", "at", "exchange", "free", "memory", "text")
+    __slots__ = ("answer", "at", "exchange", "free", "left_to_heirs", "memory", "text")
 
-    def __init__(self, memory: mmap.mmap, at: int, free: list[Slot]) -> None:
+    def __init__(self, memory: mmap.mmap, at: int, free: list[Slot], *, left_to_heirs: bool) -> None:
         """`free` is where it goes when its request has ended."""
         self.free = free
         self.memory = memory
+        self.left_to_heirs = left_to_heirs
+        """Whether it lies in a file: else nobody could read it after the death of this worker."""
         self.at = at
         self.answer = at + _ANSWER_AT
         self.text = at + _TEXT_AT
@@ -161,9 +163,11 @@ class FlightRecorder:
                     memory = mmap.mmap(self._file, _CHUNK, offset=size)
                 except OSError as error:
                     self._without_file(error)
+            inherited = memory is not None
             if memory is None:
                 memory = mmap.mmap(-1, _CHUNK)
-            made = [Slot(memory, at, self._free) for at in range(0, _CHUNK, _SLOT_SIZE)]
+            places = range(0, _CHUNK, _SLOT_SIZE)
+            made = [Slot(memory, at, self._free, left_to_heirs=inherited) for at in places]
             self._slots.extend(made)
             self._free.extend(reversed(made))
             return True
@@ -184,6 +188,8 @@ class FlightRecorder:
         exchange.flight_slot = slot
         exchange.thread_id = threading.get_ident()  # looked up now: gevent may have replaced it
         slot.exchange = exchange
+        if not slot.left_to_heirs:
+            return
         trace_id, request_id, prefix = exchange.trace_id, exchange.request_id, exchange.path_prefix
         if request_id == trace_id:
             request_id = ""
@@ -202,7 +208,7 @@ class FlightRecorder:
 
     def answering(self, exchange: Exchange) -> None:
         slot = exchange.flight_slot
-        if slot is not None:
+        if slot is not None and slot.left_to_heirs:
             memory, status = slot.memory, exchange.status or 0
             _ANSWER.pack_into(memory, slot.answer, time_ns(), status if 0 < status < 65_536 else 0)
             memory[slot.at] = ANSWERING

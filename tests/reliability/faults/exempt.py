@@ -21,7 +21,7 @@ THEIRS: dict[tuple[str, str], str] = {
     ("wsgi_input.py", "next"): "the server's wsgi.input",
     ("context.py", "bool"): "the application's condition",
     ("context.py", "make"): "a guard of its own: it makes a logger, or hands out one that is there",
-    ("asgi.py", "self._answer_lifespan"): "the door speaks for an application that knows no lifespan",
+    ("asgi.py", "self._lifespan.answer"): "the door speaks for an application that knows no lifespan",
     ("wsgi_input.py", "iter"): "the server's wsgi.input",
     ("asgi.py", "self.app"): "the application",
     ("asgi.py", "self._send"): "the server's send()",
