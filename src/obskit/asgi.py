@@ -58,12 +58,21 @@ class AsgiDoor:
         `scope_defaults` are set in the scope before the application runs, where it has not set them itself.
         """
         self.app = app
-        self.pipeline = pipeline
         self.answers_lifespan = answers_lifespan
         way = self._way = _Way(pipeline, route_of, scope_defaults)
         self._lifespan = Lifespan(pipeline, lambda: way.in_flight)
         self._desk = Desk()
         pipeline.hears_shutdown = False  # until the application takes part in its server's lifespan
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """Where its records go."""
+        return self._way.pipeline
+
+    @property
+    def route_of(self) -> RouteOf | None:
+        """Tells the route of a request; None where nobody can."""
+        return self._way.route_of
 
     def __getattr__(self, name: str) -> Any:
         # Copying asks an object that has no attributes yet, and for protocols that are not the application's.
@@ -169,6 +178,9 @@ class _Way:
         self.scope_defaults = scope_defaults
         self.headers = header_kinds(frozenset(name.encode("latin-1") for name in pipeline.carrier_headers))
         self.in_flight = 0
+
+    def __deepcopy__(self, memo: object) -> _Way:
+        return self  # what a copy of the door serves is recorded where that of the door is
 
     def read(self, kind: str, scope: Scope, receive: Receive, send: Send) -> tuple[_Call | None, str | None]:
         """The request on its way through this door, and the id its client gave it; no call if it is excluded."""

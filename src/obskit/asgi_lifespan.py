@@ -27,6 +27,9 @@ class Lifespan:
         self.pipeline = pipeline
         self._in_flight = in_flight
 
+    def __deepcopy__(self, memo: object) -> Lifespan:
+        return self  # as the way that requests take
+
     def flushing(self, send: Send) -> Send:
         """The send of a lifespan, which hears how far that has come."""
 

@@ -31,8 +31,17 @@ class WsgiDoor:
     def __init__(self, app: WsgiApp, pipeline: Pipeline, route_of: RouteOf | None = None) -> None:
         """`route_of` is asked while the application's own context is still there: when it starts its response."""
         self.app = app
-        self.pipeline = pipeline
         self._way = _Way(pipeline, route_of)
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """Where its records go."""
+        return self._way.pipeline
+
+    @property
+    def route_of(self) -> RouteOf | None:
+        """Tells the route of a request; None where nobody can."""
+        return self._way.route_of
 
     def __getattr__(self, name: str) -> Any:
         # Copying asks an object that has no attributes yet, and for protocols that are not the application's.
@@ -121,6 +130,9 @@ class _Way:
         self.carrier_keys = tuple(
             (name, "HTTP_" + name.upper().replace("-", "_")) for name in sorted(pipeline.carrier_headers)
         )
+
+    def __deepcopy__(self, memo: object) -> _Way:
+        return self  # what a copy of the door serves is recorded where that of the door is
 
     def read(self, environ: Environ, start_response: StartResponse) -> tuple[_Call | None, str | None]:
         """The request on its way through this door, and the id its client gave it; no call if it is excluded."""
