@@ -29,6 +29,14 @@ SERVER_LOGGERS = [
 ACCESS_LOGGERS = ["uvicorn.access", "gunicorn.access", "hypercorn.access", "granian.access", "django.server"]
 
 
+@pytest.fixture(autouse=True)
+def loggers_of_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they are before a server of another test has configured them."""
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        monkeypatch.setattr(logging.getLogger(name), "handlers", [])
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+
+
 @pytest.fixture
 def out(capsys: pytest.CaptureFixture[str]) -> Both:
     """What stdout and stderr got since the last call."""

@@ -312,7 +312,7 @@ def test_no_or_a_wrong_token_is_refused_even_from_loopback(value: str | None, gu
 
 @pytest.fixture
 def theirs() -> Iterator[Any]:
-    counter = prometheus_client.Counter("shop_orders", "Orders of the application itself.")
+    counter = prometheus_client.Counter("exposed_orders", "Orders of the application itself.")
     yield counter
     prometheus_client.REGISTRY.unregister(counter)
 
@@ -323,7 +323,7 @@ def test_the_page_has_the_applications_own_metrics_and_the_process(
 ) -> None:
     theirs.inc(3)
     text = house().scrape(accept).body.decode()
-    assert "shop_orders_total 3.0" in text
+    assert "exposed_orders_total 3.0" in text
     for name in (
         "process_resident_memory_bytes",
         "process_cpu_seconds_total",
