@@ -90,7 +90,7 @@ class Pair:
         )
         self.sdk_seen.told.clear()  # ours begins where nobody listens
         self.maker = Maker(self._tracer(self.our_seen, limits), is_secret_name)
-        self.ours = self.maker.asleep(self.exchange, caller, linked)
+        self.ours = self.maker.asleep(RequestSpan, self.exchange, caller, linked)
 
     def _tracer(self, seen: Seen, limits: SpanLimits | None) -> Any:
         provider = TracerProvider(
@@ -422,7 +422,7 @@ def test_a_context_that_cannot_be_made_propagates_nothing(
     pair = Pair()
     pipeline = pair.exchange.pipeline = _Pipeline()
     monkeypatch.setattr(pair.maker, "context", broken)
-    span: Any = pair.ours if sampled else pair.maker.unsampled(pair.exchange, None, None)
+    span: Any = pair.ours if sampled else pair.maker.asleep(UnsampledSpan, pair.exchange, None, None)
     headers: dict[str, str] = {}
     propagate.inject(headers, trace.set_span_in_context(span, Context()))
     assert headers == {}
@@ -438,7 +438,7 @@ def test_a_context_that_cannot_be_made_propagates_nothing(
 def test_an_unsampled_request_has_a_span_that_only_propagates(caller: Caller | None, flags: str) -> None:
     pair = Pair()
     pair.exchange.sampled = False
-    span = pair.maker.unsampled(pair.exchange, caller, None)
+    span = pair.maker.asleep(UnsampledSpan, pair.exchange, caller, None)
     headers: dict[str, str] = {}
     propagate.inject(headers, trace.set_span_in_context(span, Context()))
     assert headers.pop("traceparent") == f"00-{TRACE_ID:032x}-{SPAN_ID:016x}-{flags}"
@@ -504,7 +504,7 @@ def _with(tracer: Any, **fields: Any) -> Any:
 
 def test_an_unsampled_span_has_the_context_it_was_given() -> None:
     pair = Pair()
-    span = pair.maker.unsampled(pair.exchange, None, None)
+    span = pair.maker.asleep(UnsampledSpan, pair.exchange, None, None)
     span._context = OTHER
     assert span.get_span_context() is OTHER
     assert type(span) is UnsampledSpan

@@ -12,7 +12,7 @@ makes the fields, and one step of the dictionary decides whose are taken, or tha
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SynchronousMultiSpanProcessor, Tracer, TracerProvider, _Span
@@ -32,6 +32,7 @@ from obskit.signals.request_attributes import IsSecret, describe, ended_at, open
 _RANDOM: Final = getattr(TraceFlags, "RANDOM_TRACE_ID", 0)
 _ENDED: Final[dict[str, Any]] = {}
 _new: Final = object.__new__
+_Stub = TypeVar("_Stub", "RequestSpan", "UnsampledSpan")
 
 
 class Maker:
@@ -43,20 +44,11 @@ class Maker:
         random = getattr(tracer.id_generator, "is_trace_id_random", None)
         self._root_flags = _RANDOM if random is not None and random() else 0
 
-    def asleep(self, exchange: Exchange, caller: Caller | None, linked: Caller | None) -> RequestSpan:
-        """The span of a request that is sampled."""
-        span: RequestSpan = _new(RequestSpan)
-        span._maker = self
-        span._exchange = exchange
-        if caller is not None:
-            span._caller = caller
-        elif linked is not None:
-            span._linked = linked
-        return span
-
-    def unsampled(self, exchange: Exchange, caller: Caller | None, linked: Caller | None) -> UnsampledSpan:
-        """The span of one that is not."""
-        span: UnsampledSpan = _new(UnsampledSpan)
+    def asleep(
+        self, kind: type[_Stub], exchange: Exchange, caller: Caller | None, linked: Caller | None
+    ) -> _Stub:
+        """What stands for the span of a request: a RequestSpan where it is sampled, else an UnsampledSpan."""
+        span = _new(kind)
         span._maker = self
         span._exchange = exchange
         if caller is not None:
@@ -262,7 +254,7 @@ def maker_of(provider: Any, tracer: Any, is_secret: IsSecret) -> Maker | None:
         maker = Maker(tracer, is_secret)
         probe = Exchange()
         probe.trace_id, probe.span_id, probe.ended_ns = "0" * 31 + "1", "0" * 15 + "1", probe.started_ns
-        span = maker.asleep(probe, None, None)
+        span = maker.asleep(RequestSpan, probe, None, None)
         ended = span.ends_asleep() and not span.is_recording()
     except Exception:  # another SDK than any we have seen
         return None

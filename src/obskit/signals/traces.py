@@ -118,9 +118,9 @@ class Traces:
         span: RequestSpan | UnsampledSpan
         if bound == ALWAYS or int(exchange.trace_id[16:], 16) < bound:
             exchange.sampled = True
-            span = maker.asleep(exchange, caller, linked)
+            span = maker.asleep(RequestSpan, exchange, caller, linked)
         else:
-            span = maker.unsampled(exchange, caller, linked)
+            span = maker.asleep(UnsampledSpan, exchange, caller, linked)
         exchange.span = span
         # Always from an empty context: whatever an earlier request left in this thread is no parent of this one.
         around = self._around()
@@ -163,7 +163,7 @@ class Traces:
             exchange.span_id = self._new_span()
         elif self._maker is not None and type(span) is NonRecordingSpan:
             # It may turn out to be worth recording.
-            unsampled = self._maker.unsampled(exchange, caller, linked)
+            unsampled = self._maker.asleep(UnsampledSpan, exchange, caller, linked)
             unsampled._context = ids
             span = unsampled
         exchange.span = span

@@ -217,9 +217,7 @@ class FlightRecorder:
         slot = exchange.flight_slot
         if slot is not None:
             exchange.flight_slot = None
-            slot.memory[slot.at] = 0
-            slot.exchange = None
-            slot.free.append(slot)
+            self._give_back(slot)
 
     def _give_back(self, slot: Slot) -> None:
         slot.memory[slot.at] = 0
