@@ -310,6 +310,16 @@ class Exchange:
         self.request = self.response_headers = self.session = None
         self.response_head = b""
 
+    def end(self, ended_ns: int) -> None:
+        """Say how it ended, once; the pipeline calls it."""
+        self.ended_ns = ended_ns
+        outcome = self.outcome or self.judge()
+        if not self.response_started:
+            # What every server answers for an application that gave no answer.
+            self.status = 500 if outcome in (Outcome.RAISED, Outcome.NO_RESPONSE) else None
+        self.outcome = outcome
+        self.settle()
+
     def settle(self) -> None:
         """Work out once what several signals ask for; the pipeline calls it when the request has ended."""
         started_ns, first_byte_ns = self.started_ns, self.first_byte_ns

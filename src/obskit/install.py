@@ -181,6 +181,7 @@ def _compose(
     pipeline = failures.pipeline = watch.pipeline = Pipeline(
         config, traces, metrics, logs, metrics, endpoints, judged, watch
     )
+    metrics.before_page = logs.before_line = pipeline.show
     if hasattr(adapter, "route_for"):
         pipeline.route_for = partial(adapter.route_for, app)
     framework = adapter.framework(app) if adapter is not None else "none"

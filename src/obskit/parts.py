@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from obskit.exchange import Exchange, Finding
@@ -55,12 +55,24 @@ class ContextSignal(Signal, Protocol):
     def keeps(self, exchange: Exchange) -> str:
         """Why a request that was not sampled is recorded all the same; empty if it is not."""
 
+    def may_wait(self) -> bool:
+        """Whether it makes no difference to anybody when `closed` is called a moment later."""
+
+    def rests(self, exchange: Exchange) -> bool:
+        """End the span of a request, which is to be shown later; false if that is to be done at once."""
+
     def goodbye(self) -> None:
         """The process may end without shutdown: what was not sent is lost, and counted."""
 
 
 class MetricSignal(Signal, Protocol):
     """The signal that also counts what belongs to no request (metrics)."""
+
+    def left(self, exchange: Exchange) -> None:
+        """It is in flight no more, and counted later."""
+
+    def counted(self, exchange: Exchange) -> None:
+        """`closed`, for what has left before."""
 
     def count_finding(self, finding: Finding) -> None: ...
     def count_invariant(self, name: str, *, held: bool) -> None: ...
@@ -75,8 +87,17 @@ class Watching(Protocol):
     def placed(self) -> bool: ...
     def begin(self, seen: Any) -> None: ...
     def opened(self, exchange: Exchange) -> None: ...
+    def queued(self, exchange: Exchange) -> None:
+        """Look how long it waited in front of this server (`queue_start`)."""
+
     def answering(self, exchange: Exchange) -> None: ...
+    def rests(self, exchange: Exchange) -> bool:
+        """Keep how it ended where an heir of this worker finds it, until it is closed; false if that cannot be."""
+
     def closed(self, exchange: Exchange) -> None: ...
+    def timed_out(self) -> None:
+        """The server has ended a request, and with it this worker, for it took too long."""
+
     def goodbye(self) -> None: ...
     def shutdown(self) -> None: ...
 
@@ -95,12 +116,24 @@ class Blind:
     def begin(self, seen: Any) -> None:
         return
 
-    opened = answering = closed = begin
-    goodbye = shutdown = look
+    def rests(self, exchange: Exchange) -> bool:
+        return False
+
+    opened = queued = answering = closed = begin
+    timed_out = goodbye = shutdown = look
 
 
 class LogSignal(Signal, Protocol):
     """The signal that also writes single lines (logs)."""
+
+    def may_wait(self) -> bool:
+        """Whether it makes no difference to anybody when a record's line is written a moment later."""
+
+    def closed_together(self, exchanges: Iterator[Exchange]) -> None:
+        """`closed` for all of these. When it raises, it is called again for those behind the one that failed."""
+
+    def inherited(self, exchange: Exchange, pid: int) -> None:
+        """`closed`, for what another worker has served that is dead now."""
 
     def emit(
         self,

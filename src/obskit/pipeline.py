@@ -38,6 +38,7 @@ from obskit.parts import (
     Watching,
 )
 from obskit.redact import scrub
+from obskit.together import Together
 from obskit.trust import Trust
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # which no s
 Entered = tuple["Token[Exchange | None] | None", Any]
 
 _TELL_EVERY_S = 60.0
+# A member of an enumeration takes ten times as long to look up as a name.
+_TIMEOUT = Outcome.TIMEOUT
 
 
 class Pipeline(Judging):
@@ -95,6 +98,7 @@ class Pipeline(Judging):
         self._reporter = reporter
         self._told: dict[str, float] = {}
         self._observers: tuple[Observer, ...] = ()
+        self._together = Together(self._show, self._may_wait, self.failed)
         self._after_fork()
         self.ask(detectors)
         if hasattr(os, "register_at_fork"):
@@ -189,6 +193,11 @@ class Pipeline(Judging):
             except Exception as error:
                 exchange.queue_start = None
                 self.failed("trust", error)
+            if exchange.queue_start is not None:
+                try:
+                    self.watch.queued(exchange)
+                except Exception as error:
+                    self.failed("watch.open", error)
         elif exchange.queue_start is not None:
             exchange.queue_start = None  # no proxy is named: anybody may have sent it
         for stage, opened in self._openers:
@@ -251,21 +260,20 @@ class Pipeline(Judging):
                 self.failed("traces.leave", error)
 
     def close(self, exchange: Exchange) -> None:
-        """Judge the record once and show it to every signal. Never raises; a second call does nothing."""
+        """Judge the record once and have every signal see it, now or a moment later. Never raises.
+
+        A second call does nothing.
+        """
         if exchange.closed:
             return
         try:
-            exchange.ended_ns = perf_counter_ns()
-            outcome = exchange.outcome or exchange.judge()
-            if not exchange.response_started:
-                # What every server answers for an application that gave no answer.
-                exchange.status = 500 if outcome in (Outcome.RAISED, Outcome.NO_RESPONSE) else None
+            exchange.end(perf_counter_ns())
             if exchange.http_route is None:
                 exchange.http_route = UNMATCHED_ROUTE
-            exchange.outcome = outcome
-            exchange.settle()
             self._detect(exchange)
             exchange.level = exchange.severity()
+            if exchange.outcome is _TIMEOUT:
+                self.watch.timed_out()
         except Exception as error:
             exchange.outcome = exchange.outcome or Outcome.UNKNOWN
             self.failed("close", error)
@@ -274,6 +282,8 @@ class Pipeline(Judging):
                 exchange.kept = self._keeps(exchange)
             except Exception as error:
                 self.failed("traces.keeps", error)
+        if self._waits(exchange):
+            return
         for stage, closed in self._closers:
             try:
                 closed(exchange)
@@ -285,6 +295,92 @@ class Pipeline(Judging):
             exchange.let_go()
         except Exception as error:
             self.failed("close", error)
+
+    # ---- shown together ------------------------------------------------------------------------------------
+
+    def _waits(self, exchange: Exchange) -> bool:
+        """Whether it is shown a moment later, with others. Never raises."""
+        together, waits = self._together, False
+        try:
+            ended_ns = exchange.ended_ns or 0
+            if ended_ns < together.until_ns and self._may_rest(exchange):
+                exchange.let_go()
+                together.waiting.append(exchange)
+                exchange.closed = waits = True
+                together.added()
+            else:
+                if together.waiting:
+                    together.show()  # in the order in which they ended
+                together.ended(ended_ns)
+        except Exception as error:
+            self.failed("close", error)
+        return waits
+
+    def _may_rest(self, exchange: Exchange) -> bool:
+        """Prepare one for being shown later; false if there is a reason to do it at once. Raises what a signal raises.
+
+        Who waits is in flight no more, its span has ended, and it stands where an heir of this worker looks.
+        """
+        if (
+            exchange.level != "info"
+            or exchange.exception is not None
+            or exchange.protocol != "http"
+            or exchange.kept
+        ):
+            return False
+        if not self.watch.rests(exchange) or not self._traces.rests(exchange):
+            return False
+        self._metrics.left(exchange)
+        return True
+
+    def _may_wait(self) -> bool:
+        return not self._observers and self.logs.may_wait() and self._traces.may_wait()
+
+    def show(self) -> None:
+        """Show what waits. Never raises: it is called by whoever writes a line or reads a metric next."""
+        if self._together.waiting:
+            try:
+                self._together.show()
+            except Exception as error:
+                self.failed("close", error)
+
+    def _show(self, records: list[Exchange]) -> None:
+        """Lines first: if this worker is killed in between, its heir writes some again, and none is missing."""
+        try:
+            rest = iter(records)
+            for _ in range(len(records) + 1):
+                try:
+                    self.logs.closed_together(rest)
+                    break
+                except Exception as error:
+                    self.failed("logs.close", error)
+            for exchange in records:
+                try:
+                    self._traces.closed(exchange)
+                except Exception as error:
+                    self.failed("traces.close", error)
+                try:
+                    self._metrics.counted(exchange)
+                except Exception as error:
+                    self.failed("metrics.close", error)
+                try:  # right behind the count: by this worker or by its heir, and never both
+                    self.watch.closed(exchange)
+                except Exception as error:
+                    self.failed("watch.close", error)
+        except BaseException:  # this thread is told to end
+            self._together.put_back([one for one in records if one.flight_slot is not None])
+            raise
+
+    def inherited(self, exchange: Exchange, pid: int) -> None:
+        """Show what a worker that is dead has answered, and could not show any more. Never raises."""
+        try:
+            self._metrics.counted(exchange)
+        except Exception as error:
+            self.failed("metrics.close", error)
+        try:
+            self.logs.inherited(exchange, pid)
+        except Exception as error:
+            self.failed("logs.close", error)
 
     def lost(self, exchange: Exchange | None, stage: str, error: BaseException) -> None:
         """A door could not follow this request to its end: how it ended, nobody knows. Never raises."""
@@ -306,6 +402,7 @@ class Pipeline(Judging):
         self._openers += (opener,)
         self._closers += (closer,)
         self._observers += (observer,)
+        self._together.stop()
 
         def stop() -> None:
             self._openers = tuple(one for one in self._openers if one is not opener)
@@ -335,6 +432,7 @@ class Pipeline(Judging):
 
     def flush(self, timeout_s: float) -> None:
         """Push out what is buffered, giving up after `timeout_s` seconds per signal. Never raises."""
+        self.show()
         for signal in self._signals:
             try:
                 signal.flush(timeout_s)
@@ -344,6 +442,10 @@ class Pipeline(Judging):
     def shutdown(self, timeout_s: float) -> None:
         """Flush and stop everything this install started, within `timeout_s` seconds per signal. Never raises."""
         self._serving.settle()
+        try:
+            self._together.end()
+        except Exception as error:
+            self.failed("close", error)
         for signal in self._signals:
             try:
                 signal.shutdown(timeout_s)
@@ -357,6 +459,7 @@ class Pipeline(Judging):
 
     def goodbye(self) -> None:
         """This process is about to end in good order. Never raises."""
+        self.show()
         try:
             self._traces.goodbye()
         except Exception as error:

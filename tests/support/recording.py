@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -44,6 +44,11 @@ class Notes:
         self.lines: list[tuple[Any, ...]] = []
         self.broken: set[str] = set()
         self.placed = False
+        # Of records that are shown together: whether any may wait, what does not rest, and what was written.
+        self.may_wait = False
+        self.restless: set[str] = set()
+        self.written: list[str] = []
+        self.inherited: list[tuple[Exchange, int]] = []
 
     @property
     def record(self) -> SimpleNamespace:
@@ -120,8 +125,22 @@ class FakeTraces(FakeSignal):
     def keeps(self, exchange: Exchange) -> str:
         return ""
 
+    def may_wait(self) -> bool:
+        self.notes.called("traces.may_wait")
+        return self.notes.may_wait
+
+    def rests(self, exchange: Exchange) -> bool:
+        self.notes.called("traces.rests")
+        return "traces" not in self.notes.restless
+
 
 class FakeMetrics(FakeSignal):
+    def left(self, exchange: Exchange) -> None:
+        self.notes.called("metrics.left")
+
+    def counted(self, exchange: Exchange) -> None:
+        self.notes.called("metrics.counted")
+
     def count_finding(self, finding: Finding) -> None:
         self.notes.called("metrics.finding")
         self.notes.counted.append(finding)
@@ -132,6 +151,19 @@ class FakeMetrics(FakeSignal):
 
 
 class FakeLogs(FakeSignal):
+    def may_wait(self) -> bool:
+        self.notes.called("logs.may_wait")
+        return self.notes.may_wait
+
+    def closed_together(self, exchanges: Iterator[Exchange]) -> None:
+        for exchange in exchanges:
+            self.notes.written.append(exchange.url_path)
+            self.notes.called("logs.closed_together")
+
+    def inherited(self, exchange: Exchange, pid: int) -> None:
+        self.notes.called("logs.inherited")
+        self.notes.inherited.append((exchange, pid))
+
     def emit(self, *line: Any, **more: Any) -> None:
         self.notes.called("logs.emit")
         self.notes.lines.append(line)
@@ -143,6 +175,23 @@ class FakeLogs(FakeSignal):
 
 class FakeWatch(FakeSignal):
     """What sees requests from outside."""
+
+    def queued(self, exchange: Exchange) -> None:
+        self.notes.called("watch.queued")
+
+    def timed_out(self) -> None:
+        self.notes.called("watch.timed_out")
+
+    def rests(self, exchange: Exchange) -> bool:
+        self.notes.called("watch.rests")
+        if "watch" in self.notes.restless:
+            return False
+        exchange.flight_slot = exchange.flight_slot or "a slot"
+        return True
+
+    def closed(self, exchange: Exchange) -> None:
+        exchange.flight_slot = None
+        super().closed(exchange)
 
     def answering(self, exchange: Exchange) -> None:
         self.notes.called("watch.answering")

@@ -815,6 +815,99 @@ def test_a_request_that_closed_while_it_was_taken_over_is_given_back(hire: Hire)
     exchange = one.open()
     exchange.flight_slot = None  # its own thread has just let go of the slot it had before
     exchange.closed = True
-    assert one.flight.in_flight == [exchange]
+    assert exchange in [slot.exchange for slot in one.flight._slots]
     one.flight.note()
+    assert exchange not in [slot.exchange for slot in one.flight._slots]
+
+
+# ---- ended, and not shown yet -------------------------------------------------------------------
+
+
+def rested(worker: Worker, path: str = "/orders/7", number: int = 1, **facts: Any) -> Exchange:
+    """A request that has ended in this worker and waits to be shown."""
+    exchange = worker.open(path, number)
+    exchange.status, exchange.response_started, exchange.response_complete = 200, True, True
+    exchange.http_route = "/orders/{id}"
+    exchange.request_bytes, exchange.response_bytes = 5, 1234
+    exchange.first_byte_ns = exchange.started_ns + 2_000_000
+    exchange.last_byte_ns = exchange.started_ns + 3_000_000
+    for name, value in facts.items():
+        setattr(exchange, name, value)
+    exchange.end(exchange.last_byte_ns + 1000)
+    assert worker.flight.rests(exchange)
+    exchange.closed = True
+    return exchange
+
+
+def test_what_a_dead_worker_had_ended_and_not_shown_is_shown_by_its_heir_and_lost_by_nobody(
+    hire: Hire,
+) -> None:
+    one, two = hire(), hire()
+    rested(one)
     assert one.flight.in_flight == []
+    one.die()
+    assert two.bury() == 1
+    (exchange, pid), *others = two.notes.inherited
+    assert (others, pid) == ([], os.getpid())
+    assert (exchange.method, exchange.http_route, exchange.url_path) == ("GET", "/orders/{id}", "/orders/7")
+    assert (exchange.status, exchange.outcome, exchange.level) == (200, "completed", "info")
+    assert (exchange.trace_id, exchange.request_id) == (f"{1:032x}", f"{1:032x}")
+    assert (exchange.request_bytes, exchange.response_bytes) == (5, 1234)
+    assert (exchange.duration_s, exchange.first_byte_s) == (pytest.approx(0.003), pytest.approx(0.002))
+    assert (two.metrics.lost(), two.told(), two.metrics.answers) == ({}, [], [])
+    assert two.notes.calls.count("metrics.counted") == 1
+
+
+def test_a_request_in_flight_beside_one_that_waits_is_lost_alone(hire: Hire) -> None:
+    one, two = hire(), hire()
+    rested(one, number=1)
+    one.open("/orders/8", number=2)
+    (member, _) = two.workers.members()
+    assert flight.count(member) == 1
+    one.die()
+    two.bury()
+    assert [line["url_path"] for line in two.told()] == ["/orders/8"]
+    assert len(two.notes.inherited) == 1
+    ((_, end),) = two.ends()
+    assert end["requests_lost"] == 1
+
+
+def test_what_has_been_shown_is_not_shown_by_an_heir_too(hire: Hire) -> None:
+    one, two = hire(), hire()
+    one.flight.closed(rested(one))
+    one.die()
+    two.bury()
+    assert two.notes.inherited == []
+
+
+def test_what_waits_is_not_taken_for_one_that_was_left_over(hire: Hire) -> None:
+    one = hire()
+    exchange = rested(one)
+    one.flight.note()
+    assert exchange.flight_slot is not None
+
+
+def test_where_no_heir_could_read_all_of_it_nothing_waits(hire: Hire) -> None:
+    one = hire()
+    exchange = one.open(status=200, http_route="/" + "x" * 200)
+    exchange.end(exchange.started_ns)
+    assert not one.flight.rests(exchange), "its route does not fit in"
+    exchange.flight_slot = None
+    assert not one.flight.rests(exchange)
+
+
+def test_a_time_that_cannot_be_is_read_as_none(hire: Hire) -> None:
+    one, two = hire(), hire()
+    exchange = rested(one, first_byte_ns=None)
+    assert exchange.first_byte_s is None
+    one.die()
+    two.bury()
+    ((found, _),) = two.notes.inherited
+    assert found.first_byte_s is None
+
+
+def test_the_memory_of_routes_is_bounded(hire: Hire) -> None:
+    one = hire()
+    for number in range(3 * flight._MAX_NOTES):
+        one.flight._noted(f"/{number}")
+    assert len(one.flight._notes) <= flight._MAX_NOTES

@@ -7,7 +7,7 @@ listens, a sampler of its own decides. Else the record is written as the bytes t
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
@@ -191,11 +191,39 @@ class Traces:
         took_ns = (exchange.last_byte_ns or exchange.ended_ns or 0) - exchange.started_ns
         return "slow" if took_ns >= self._slow_ns else ""
 
+    def may_wait(self) -> bool:
+        """Whether a span that nobody has looked at may be written later: no processor of the user's hears of it."""
+        provider = self._provider
+        if self._maker is None or self._bounds is None or provider.foreign_processors():
+            return False
+        return provider.put is None or (provider.encoded is not None and self._wire is not None)
+
+    def rests(self, exchange: Exchange) -> bool:
+        """End a span that nobody has looked at, so that it is only to be written; false: do that now."""
+        span = exchange.span
+        if type(span) is RequestSpan:
+            known = span.__dict__
+            rested = _Rested(known.get("_caller"), known.get("_linked"))
+            if not RequestSpan.ends_asleep(span):
+                return False
+            exchange.span = rested
+        elif type(span) is UnsampledSpan:
+            exchange.span = None
+        elif span is not None:
+            return False
+        exchange.otel_context = None
+        return True
+
     def closed(self, exchange: Exchange) -> None:
         span = exchange.span
         if span is None:
             return
         exchange.span = exchange.otel_context = None
+        if type(span) is _Rested:
+            send = self._provider.encoded
+            if send is not None:
+                self._send(exchange, span.caller, span.linked, send)
+            return
         if type(span) is RequestSpan:
             if self._closed_asleep(span, exchange):
                 return
@@ -274,6 +302,13 @@ class Traces:
 
     def shutdown(self, timeout_s: float) -> None:
         self._provider.shutdown(timeout_s)
+
+
+class _Rested(NamedTuple):
+    """What is left of a span that has ended and is to be written: with whom it goes on, and to whom it is linked."""
+
+    caller: Caller | None
+    linked: Caller | None
 
 
 def _enabled(tracer: Any) -> bool:

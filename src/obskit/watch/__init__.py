@@ -12,7 +12,7 @@ from typing import Protocol
 
 from obskit import names
 from obskit.config import Config
-from obskit.exchange import Exchange, Outcome
+from obskit.exchange import Exchange
 from obskit.listeners import listeners
 from obskit.names import Metric
 from obskit.pipeline import Pipeline
@@ -29,8 +29,6 @@ from obskit.watch.ticker import HUNG_S, housekeeper, ticker
 from obskit.watch.vantage import Vantage, vantage
 from obskit.workers import Member, State, Workers
 
-# A member of an enumeration takes ten times as long to look up as a name.
-_TIMEOUT = Outcome.TIMEOUT
 HOUSEKEEPING_S = 1.0
 
 
@@ -65,7 +63,11 @@ class Watch:
         self._stuck: StuckWatch | None = None
         self.pipeline: Pipeline | None = None
         """Set by the composition root, before anything is served."""
+        # What each request calls, without a step in between.
+        self.opened: Callable[[Exchange], None] = self.flight.opened
         self.answering: Callable[[Exchange], None] = self.flight.answering
+        self.rests: Callable[[Exchange], bool] = self.flight.rests
+        self.closed: Callable[[Exchange], None] = self.flight.closed
         self._oversight: tuple[Oversight, ...] = ()
 
     def look(self) -> tuple[Vantage, ServerFacts]:
@@ -144,17 +146,17 @@ class Watch:
                 if self.pipeline is not None:
                     self.pipeline.failed("watch.housekeeping", error)
 
-    def opened(self, exchange: Exchange) -> None:
-        self.flight.opened(exchange)
+    def queued(self, exchange: Exchange) -> None:
+        """Look how long a request waited in front of this server."""
         if exchange.queue_start is not None:
             waited = queue_seconds(exchange.queue_start, exchange.started_unix_ns * 1e-9)
             if waited is not None:
                 exchange.queue_s = waited
                 self._metrics.observe(names.QUEUE_DURATION, waited)
 
-    def closed(self, exchange: Exchange) -> None:
-        self.flight.closed(exchange)
-        if exchange.outcome is _TIMEOUT and self.scene is not None:
+    def timed_out(self) -> None:
+        """The server has ended a request, and with it this worker, for it took too long."""
+        if self.scene is not None:
             self.scene.workers.end(State.TIMED_OUT)
 
     def goodbye(self) -> None:

@@ -1,10 +1,11 @@
 """The flight recorder: which requests are in flight in this worker, kept where they can be read when it has died.
 
-Each request has a slot in a mapped file, from its opening until it is counted. The byte that says that a slot holds
-something is written last and cleared first, so a worker that dies in the midst of either leaves a whole slot or an
-empty one. The heir of a dead worker (the next process of the service that looks) tells of each request it finds:
-one line and finding `worker_died` with its trace id, and `obskit_requests_lost_total`. It marks each that it has
-told in the file, so that a second heir, should the first one die too, goes on behind it: at most the one request
+Each request has a slot in a mapped file, from its opening until it is counted. One that has ended and waits to be shown
+(`obskit.together`) keeps it, with how it ended: its heir shows it as this worker would have. The byte that says that a
+slot holds something is written last and cleared first, so a worker that dies in the midst of either leaves a whole slot
+or an empty one. The heir of a dead worker (the next process of the service that looks) tells of each request it finds
+in flight: one line and finding `worker_died` with its trace id, and `obskit_requests_lost_total`. It marks each that it
+has told in the file, so that a second heir, should the first one die too, goes on behind it: at most the one request
 that the first was just telling of is told twice.
 
 What a slot holds is what the canonical line would: method, path without query, route where it is known, trace, span
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from obskit import folders, names
 from obskit.aside import pause_until
-from obskit.exchange import Exchange
+from obskit.exchange import Exchange, Outcome
 from obskit.plain import path_of
 from obskit.redact import scrub
 from obskit.workers import Member
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
     from obskit.watch.scene import Scene
 
 KIND = "flight"
-OPEN, ANSWERING = 1, 2
-PHASES = {OPEN: "open", ANSWERING: "answering"}
+OPEN, ANSWERING, ENDED = 1, 2, 3
+PHASES = {OPEN: "open", ANSWERING: "answering", ENDED: "ended"}
 
 _MAGIC = b"obskitF\x02"
 _FIRST = 4096
@@ -46,11 +47,15 @@ _CHUNK = _SLOT_SIZE * _SLOTS
 _MAX_SLOTS = 4096
 _MAX_SIZE = _FIRST + _MAX_SLOTS * _SLOT_SIZE
 # Slot: phase and told, a byte each. What was noted meanwhile, of the request that was opened then (unix ns): whether
-# the event loop was blocked by it, and its route. When (unix ns) and with what status it was answered. What it is: a
-# text that ends with a zero byte, for that is quick to make; what does not fit in is cut, and has no such end.
+# the event loop was blocked by it, and its route. When (unix ns) and with what status it was answered, or has ended;
+# then also how long its first byte took (ns; 0 for none), and the bytes of both bodies. What it is: a text that ends
+# with a zero byte, for that is quick to make; what does not fit in is cut, and has no such end.
 _TOLD_AT, _NOTE_AT, _ANSWER_AT, _TEXT_AT = 1, 8, 136, 176
 _NOTE = struct.Struct("<Q?H")
+_OPENED = struct.Struct("<Q")
+_MAX_NOTES = 1024
 _ANSWER = struct.Struct("<QH")
+_END = struct.Struct("<QHQQQ")
 _ROUTE_AT = _NOTE_AT + _NOTE.size
 _ROUTE = _ANSWER_AT - _ROUTE_AT
 _TEXT = _SLOT_SIZE - _TEXT_AT
@@ -94,8 +99,9 @@ class FlightRecorder:
 
     def _after_fork(self) -> None:
         # The mapping is the parent's: a request that a child carries on must not end, or change, in its file.
-        for exchange in self.in_flight:
-            exchange.flight_slot = None
+        for slot in self._slots:
+            if slot.exchange is not None:
+                slot.exchange.flight_slot = None
         self._growing = Lock()
         self.shutdown()
         self._reset()
@@ -104,11 +110,12 @@ class FlightRecorder:
         self._growing = Lock()
         self._slots: list[Slot] = []
         self._free: list[Slot] = []
+        self._notes: dict[str, bytes] = {}
 
     @property
     def in_flight(self) -> list[Exchange]:
         """The requests that are open now, in no order."""
-        return [exchange for slot in self._slots if (exchange := slot.exchange) is not None]
+        return [one for slot in self._slots if (one := slot.exchange) is not None and not one.closed]
 
     def begin(self, scene: Scene) -> None:
         """Record from now on, for the heirs of this worker if it has any, and if there is room for a file."""
@@ -213,16 +220,51 @@ class FlightRecorder:
             _ANSWER.pack_into(memory, slot.answer, time_ns(), status if 0 < status < 65_536 else 0)
             memory[slot.at] = ANSWERING
 
+    def rests(self, exchange: Exchange) -> bool:
+        """Keep how it ended, until it is closed; false where no heir could read it, or not all of it."""
+        slot = exchange.flight_slot
+        if slot is None or not slot.left_to_heirs:
+            return False
+        note = self._notes.get(exchange.http_route or "")
+        if note is None and (note := self._noted(exchange.http_route or "")) is None:
+            return False
+        memory, first_byte_ns, status = slot.memory, exchange.first_byte_ns, exchange.status or 0
+        opened_ns, at = exchange.started_unix_ns, slot.at + _NOTE_AT
+        if status > 999:
+            return False
+        started_ns = exchange.started_ns
+        _END.pack_into(
+            memory,
+            slot.answer,
+            opened_ns + (exchange.last_byte_ns or exchange.ended_ns or started_ns) - started_ns,
+            status,
+            0 if first_byte_ns is None else first_byte_ns - started_ns,
+            exchange.request_bytes,
+            exchange.response_bytes,
+        )
+        _OPENED.pack_into(memory, at, opened_ns)
+        at += _OPENED.size
+        memory[at : at + len(note)] = note
+        memory[slot.at] = ENDED
+        return True
+
+    def _noted(self, route: str) -> bytes | None:
+        """What is noted of a request with this route, behind when it was opened; None if it does not fit."""
+        written = route.encode("utf-8", "replace")
+        if len(written) > _ROUTE:
+            return None
+        if len(self._notes) >= _MAX_NOTES:
+            self._notes.clear()
+        note = self._notes[route] = _NOTE.pack(0, False, len(written))[_OPENED.size :] + written
+        return note
+
     def closed(self, exchange: Exchange) -> None:
         slot = exchange.flight_slot
         if slot is not None:
             exchange.flight_slot = None
-            self._give_back(slot)
-
-    def _give_back(self, slot: Slot) -> None:
-        slot.memory[slot.at] = 0
-        slot.exchange = None
-        slot.free.append(slot)
+            slot.memory[slot.at] = 0
+            slot.exchange = None
+            slot.free.append(slot)
 
     def note(self) -> None:
         """Write down what is known by now. Seldom: most requests are gone before it is asked for."""
@@ -231,10 +273,10 @@ class FlightRecorder:
             if exchange is None:
                 continue
             if exchange.closed:
-                if (
-                    slot.exchange is exchange
-                ):  # it closed while it was taken over: nobody else gives this back
-                    self._give_back(slot)
+                # Not if it waits to be shown: it closed while it was taken over, and nobody else gives this back.
+                if slot.memory[slot.at] != ENDED and slot.exchange is exchange:
+                    exchange.flight_slot = slot
+                    self.closed(exchange)
                 continue
             blocked = any(one.finding == "event_loop_blocked" for one in exchange.findings)
             route = (exchange.http_route or "").encode("utf-8", "replace")
@@ -262,12 +304,16 @@ class FlightRecorder:
             opened = -1  # it died before it had one
         try:
             data = _whole(opened) if opened >= 0 else b""
-            lost = _in_flight(data)
+            found = _in_slots(data)
+            lost = [one for one in found if one.phase != ENDED]
             ended_unix_ns = self._end_of(member)
             reason = self._reason(scene, member, lost, ended_unix_ns)
-            for request in lost:
+            for request in found:
                 if not request.told:
-                    self._tell(scene, member, request, reason, ended_unix_ns)
+                    if request.phase == ENDED:
+                        scene.pipeline.inherited(request.exchange, member.pid)
+                    else:
+                        self._tell(scene, member, request, reason, ended_unix_ns)
                     os.pwrite(opened, b"\1", request.at + _TOLD_AT)
             if not member.told:
                 self._count_exit(scene, member, reason, len(lost))
@@ -359,7 +405,7 @@ class FlightRecorder:
 
 
 class Lost:
-    """A request that a dead worker had in flight."""
+    """A request that a dead worker had in flight, or had ended and not shown."""
 
     __slots__ = ("answered_s", "at", "blocked", "cut", "exchange", "opened_unix_ns", "phase", "told")
 
@@ -387,10 +433,25 @@ class Lost:
             route = data[at + _ROUTE_AT : at + _ROUTE_AT + length]
             exchange.http_route = route.decode("utf-8") or None
         self.answered_s = 0.0
-        if self.phase == ANSWERING:
+        if self.phase != OPEN:
             answered, status = _ANSWER.unpack_from(data, at + _ANSWER_AT)
             self.answered_s = max(0, answered - self.opened_unix_ns) * 1e-9
             exchange.status = status if 100 <= status <= 999 else None
+        if self.phase == ENDED:
+            _, _, first_byte_ns, exchange.request_bytes, exchange.response_bytes = _END.unpack_from(
+                data, at + _ANSWER_AT
+            )
+            took_ns = max(0, answered - self.opened_unix_ns)
+            if first_byte_ns:
+                exchange.first_byte_ns = exchange.started_ns + min(first_byte_ns, took_ns)
+            exchange.last_byte_ns = exchange.started_ns + took_ns
+            exchange.outcome, exchange.response_started, exchange.response_complete = (
+                Outcome.COMPLETED,
+                True,
+                True,
+            )
+            exchange.http_route = exchange.http_route or names.UNMATCHED_ROUTE
+            exchange.end(exchange.last_byte_ns)
 
 
 def count(member: Member) -> int:
@@ -400,7 +461,7 @@ def count(member: Member) -> int:
     except FileNotFoundError:
         return 0
     try:
-        return len(_in_flight(_whole(opened)))
+        return sum(one.phase != ENDED for one in _in_slots(_whole(opened)))
     finally:
         os.close(opened)
 
@@ -409,7 +470,7 @@ def _whole(opened: int) -> bytes:
     return os.pread(opened, min(os.fstat(opened).st_size, _MAX_SIZE), 0)
 
 
-def _in_flight(data: bytes) -> list[Lost]:
+def _in_slots(data: bytes) -> list[Lost]:
     found = []
     if data[: len(_MAGIC)] == _MAGIC:
         for at in range(_FIRST, len(data) - _SLOT_SIZE + 1, _SLOT_SIZE):

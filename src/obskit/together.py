@@ -1,0 +1,146 @@
+"""Records that have ended under load, shown to the signals a few at a time.
+
+Each for itself, a record finds the code of all signals cold and asks the kernel to take one line; together they pay for
+that once. So where requests follow each other closely, one that went as it should waits for those behind it: for `FEW`,
+and not longer than `LONGEST_S`. What an heir could not tell of does not wait (see `watch/flight.py`).
+
+A thread says whether they may wait, a moment at a time. Where it does not come to run, each record is shown at once.
+"""
+
+from __future__ import annotations
+
+import os
+import threading  # looked up when used: gevent may replace what is in it after we were imported
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from time import perf_counter_ns
+
+from obskit.exchange import Exchange
+
+FEW = 32
+LONGEST_S = 0.05
+BUSY = 16
+"""So many requests that end within `LONGEST_S`: from here on it is worth while to wait for the next ones."""
+QUIET_ROUNDS = 20
+
+_WITHIN_NS = round(LONGEST_S * 1e9)
+# Two rounds of the thread: who comes late by one is still awaited.
+_LEASE_NS = 2 * _WITHIN_NS
+_LONG_AGO = -(1 << 62)
+
+
+class Together:
+    """The records of one install that wait to be shown."""
+
+    def __init__(
+        self,
+        show: Callable[[list[Exchange]], None],
+        may_wait: Callable[[], bool],
+        failed: Callable[[str, BaseException], None],
+    ) -> None:
+        """`may_wait` is asked again and again whether any record may."""
+        self._show = show
+        self._may_wait = may_wait
+        self._failed = failed
+        self._over = False
+        self._restart()
+        if hasattr(os, "register_at_fork"):
+            child = weakref.WeakMethod(self._restart)
+            os.register_at_fork(after_in_child=lambda: (restart := child()) and restart())
+
+    def _restart(self) -> None:
+        # What waits when a process forks is its parent's to show.
+        self.waiting: deque[Exchange] = deque()
+        self.until_ns = _LONG_AGO
+        """Who ends before that (`perf_counter_ns`) may wait."""
+        self._ends = deque([_LONG_AGO] * BUSY, maxlen=BUSY)
+        self._added = 0
+        self._awake = self._over
+        # Shut while there is nothing to do. A bare lock that guards nothing: nobody waits to open it.
+        gate = threading.Lock()
+        gate.acquire()
+        self._wait, self._open = gate.acquire, gate.release
+        self._thread: threading.Thread | None = None
+
+    def added(self) -> None:
+        """One more waits."""
+        self._added += 1
+        if len(self.waiting) >= FEW:
+            self.show()
+
+    def ended(self, ended_ns: int) -> None:
+        """One is shown at once. Sees to it that the next ones may wait, where they follow closely."""
+        ends = self._ends
+        oldest = ends[0]
+        ends.append(ended_ns)
+        if ended_ns - oldest < _WITHIN_NS and not self._awake:
+            self._wake()
+
+    def show(self) -> None:
+        """Show all that wait now."""
+        waiting, records = self.waiting, []
+        try:
+            while waiting:
+                records.append(waiting.popleft())
+        except IndexError:
+            pass  # another thread was faster
+        if records:
+            self._show(records)
+
+    def put_back(self, records: list[Exchange]) -> None:
+        """These have not been shown after all: they come first."""
+        self.waiting.extendleft(reversed(records))
+
+    def stop(self) -> None:
+        """From now on each is shown at once, until the thread says otherwise."""
+        self.until_ns = _LONG_AGO
+        self.show()
+
+    def end(self) -> None:
+        """Show what waits, and nothing waits any more."""
+        self._over = self._awake = True
+        let_go, self._wait = self._open, _nobody
+        try:
+            let_go()
+        except RuntimeError:
+            pass  # it is awake
+        self.stop()
+
+    def _wake(self) -> None:
+        self._awake = True
+        try:
+            self._open()
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, args=(self._wait,), name="obskit-together", daemon=True
+                )
+                self._thread.start()
+        except RuntimeError:  # another thread was faster; or there is no thread to be had, and nothing waits
+            return
+
+    def _run(self, wait: Callable[[], bool]) -> None:
+        while wait() and wait is self._wait:
+            try:
+                self._let_wait(wait)
+            except Exception as error:
+                self._failed("close", error)
+            if wait is self._wait:
+                self.until_ns = _LONG_AGO
+                self._awake = False
+            self.show()
+
+    def _let_wait(self, wait: Callable[[], bool]) -> None:
+        """Let records wait as long as it is busy, and show what has waited long enough."""
+        quiet = 0
+        while quiet < QUIET_ROUNDS and wait is self._wait:
+            added = self._added
+            self.until_ns = perf_counter_ns() + _LEASE_NS if self._may_wait() else _LONG_AGO
+            time.sleep(LONGEST_S)
+            self.show()
+            quiet = 0 if self._added - added >= BUSY else quiet + 1
+
+
+def _nobody() -> bool:
+    return False
