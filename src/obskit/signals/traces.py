@@ -31,7 +31,7 @@ from obskit.signals.request_attributes import (
 )
 from obskit.signals.request_span import RequestSpan, UnsampledSpan, maker_of
 from obskit.signals.request_wire import RequestWire, uncut
-from obskit.signals.sampling import ALWAYS, bounds_of
+from obskit.signals.sampling import ALWAYS, Bounds, bounds_of
 from obskit.version import __version__
 
 __all__ = ["MAX_ATTRIBUTE", "Traces"]
@@ -62,6 +62,7 @@ class Traces:
         self._keeps_errors, self._keeps_findings = "errors" in keep, "findings" in keep
         self._slow_ns = round(slow_request_s * 1e9) if "slow" in keep else 1 << 63
         self._tracer = provider.provider.get_tracer("obskit", __version__)
+        self._tracer_config = getattr(self._tracer, "_tracer_config", None)
         generator = (
             provider.provider.id_generator if isinstance(provider.provider, TracerProvider) else OwnIds()
         )
@@ -87,41 +88,30 @@ class Traces:
 
     def opened(self, exchange: Exchange) -> None:
         maker, bounds = self._maker, self._bounds
-        if (
-            maker is None
-            or bounds is None
-            or self._provider.foreign_processors()
-            or not _enabled(maker.tracer)
-        ):
+        if maker is None or bounds is None or self._provider.foreign_processors() or not self._enabled():
             self._opened_by_sdk(exchange)
             return
         caller: Caller | None = None
         linked: Caller | None = None
         sent: Context | None = None
         failed: Exception | None = None
-        carrier = exchange.carrier
-        if carrier is not None:
-            caller, sent, failed = self._incoming.read(carrier)
+        if exchange.carrier is None:
+            bound = bounds.root
+            exchange.trace_id, exchange.span_id = self._new_pair()
+        else:
+            caller, sent, failed = self._incoming.read(exchange.carrier)
             if caller is not None and not isinstance(caller, str) and not caller.is_remote:
                 self._opened_by_sdk(exchange, caller, sent)
                 return
             if self._restarts:
                 # Nothing of a stranger's reaches the application: neither his sampling flag nor his baggage.
                 caller, linked, sent = None, caller, None
-        if caller is None:
-            bound = bounds.root
-            exchange.trace_id, exchange.span_id = self._new_pair()
-        else:
-            bound = bounds.asked if flags_of(caller) & 1 else bounds.declined
-            exchange.trace_id = caller[3:35] if isinstance(caller, str) else f"{caller.trace_id:032x}"
-            exchange.span_id = self._new_span()
-        span: RequestSpan | UnsampledSpan
+            bound = self._go_on(exchange, caller, bounds)
         if bound == ALWAYS or int(exchange.trace_id[16:], 16) < bound:
             exchange.sampled = True
-            span = maker.asleep(RequestSpan, exchange, caller, linked)
+            exchange.span = span = maker.asleep(RequestSpan, exchange, caller, linked)
         else:
-            span = maker.asleep(UnsampledSpan, exchange, caller, linked)
-        exchange.span = span
+            exchange.span = span = maker.asleep(UnsampledSpan, exchange, caller, linked)
         # Always from an empty context: whatever an earlier request left in this thread is no parent of this one.
         around = self._around()
         context = Context({**around, **(sent or {})}) if around or sent else Context()
@@ -129,6 +119,20 @@ class Traces:
         exchange.otel_context = context
         if failed is not None:
             raise failed
+
+    def _go_on(self, exchange: Exchange, caller: Caller | None, bounds: Bounds) -> int:
+        """Give it its ids, in its caller's trace if there is one. Below which number that trace is sampled."""
+        if caller is None:
+            exchange.trace_id, exchange.span_id = self._new_pair()
+            return bounds.root
+        exchange.trace_id = caller[3:35] if isinstance(caller, str) else f"{caller.trace_id:032x}"
+        exchange.span_id = self._new_span()
+        return bounds.asked if flags_of(caller) & 1 else bounds.declined
+
+    def _enabled(self) -> bool:
+        """Whether nobody has switched the tracer off."""
+        config = self._tracer_config
+        return config is None or self._tracer._tracer_config.is_enabled  # type: ignore[no-any-return]
 
     def _opened_by_sdk(
         self, exchange: Exchange, caller: Caller | None = None, sent: Context | None = None
@@ -309,8 +313,3 @@ class _Rested(NamedTuple):
 
     caller: Caller | None
     linked: Caller | None
-
-
-def _enabled(tracer: Any) -> bool:
-    config = getattr(tracer, "_tracer_config", None)
-    return config is None or config.is_enabled
