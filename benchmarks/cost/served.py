@@ -79,7 +79,7 @@ def _obskit(framework: str, variant: Variant) -> Served:
     if variant.name.startswith("signals"):
         from obskit.detectors import shipped  # noqa: PLC0415
 
-        options = {"disabled_detectors": [one.name for one in shipped()], "share_workers": False}
+        options = {"disabled_detectors": [one.name for one in shipped()]}
     app = (
         bare.fastapi_app(variant.routes)
         if framework == "fastapi"

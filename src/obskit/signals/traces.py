@@ -107,11 +107,13 @@ class Traces:
                 # Nothing of a stranger's reaches the application: neither his sampling flag nor his baggage.
                 caller, linked, sent = None, caller, None
             bound = self._go_on(exchange, caller, bounds)
+        span: RequestSpan | UnsampledSpan
         if bound == ALWAYS or int(exchange.trace_id[16:], 16) < bound:
             exchange.sampled = True
-            exchange.span = span = maker.asleep(RequestSpan, exchange, caller, linked)
+            span = maker.asleep(RequestSpan, exchange, caller, linked)
         else:
-            exchange.span = span = maker.asleep(UnsampledSpan, exchange, caller, linked)
+            span = maker.asleep(UnsampledSpan, exchange, caller, linked)
+        exchange.span = span
         # Always from an empty context: whatever an earlier request left in this thread is no parent of this one.
         around = self._around()
         context = Context({**around, **(sent or {})}) if around or sent else Context()
@@ -132,7 +134,7 @@ class Traces:
     def _enabled(self) -> bool:
         """Whether nobody has switched the tracer off."""
         config = self._tracer_config
-        return config is None or self._tracer._tracer_config.is_enabled  # type: ignore[no-any-return]
+        return config is None or self._tracer._tracer_config.is_enabled
 
     def _opened_by_sdk(
         self, exchange: Exchange, caller: Caller | None = None, sent: Context | None = None
