@@ -415,8 +415,10 @@ class Exchange:
         status = self.status
         if status is not None and status >= 500:
             return "error"
+        if self.exception is None:
+            return "info" if self.outcome is _COMPLETED and not self.findings else "warning"
         # What a departed client made the framework raise is nobody's error, nor is what it has answered with a 4xx.
-        nobodys = self.exception is None or self.exception_handled or self.disconnected or self.upload_cut
+        nobodys = self.exception_handled or self.disconnected or self.upload_cut
         if not nobodys and isinstance(self.exception, Exception):
             return "error"
         return "info" if self.outcome is _COMPLETED and not self.findings else "warning"

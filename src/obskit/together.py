@@ -61,7 +61,8 @@ class Together:
         # Shut while there is nothing to do. A bare lock that guards nothing: nobody waits to open it.
         gate = threading.Lock()
         gate.acquire()
-        self._wait, self._open = gate.acquire, gate.release
+        self._wait: Callable[..., bool] = gate.acquire
+        self._open = gate.release
         self._thread: threading.Thread | None = None
 
     def added(self) -> None:

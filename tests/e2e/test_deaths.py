@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -282,3 +284,76 @@ def test_a_loop_that_is_blocked_until_its_server_gives_up_on_it_is_a_timeout(tmp
         assert line["age_s"] >= 2
         end = end_of(server, line["worker_pid"])
         assert (end["reason"], end["requests_lost"]) == ("timeout", 1)
+
+
+def test_what_a_worker_had_ended_under_load_and_not_shown_is_shown_by_its_heir(tmp_path: Path) -> None:
+    # Each answer that a client has seen has one line, or two if the worker was killed between writing and counting.
+    with serve("gunicorn-sync", WSGI, tmp_path, workers=2) as server:
+        pids(server, 2)
+        for round_ in range(8):
+            victim = min(pids(server, 2))
+            answered = under_load(server, round_, victim)
+            end = end_of(server, victim)
+            assert end["reason"] == "died"
+            lines = server.lines
+            shown = Counter(line["request_id"] for line in lines if line.get("event") == "http.request")
+            told_of = {line["request_id"] for line in lines if line.get("finding") == "worker_died"}
+            assert answered <= shown.keys() | told_of, sorted(answered - shown.keys())[:3]
+            inherited = [
+                line for line in lines[lines.index(end) :] if line.get("event") == "http.request"
+                and line["worker_pid"] == victim
+            ]  # fmt: skip
+            pids(server, 2, without=victim)
+            seen = [
+                line for line in lines if line.get("worker_pid") == victim and line.get("user_agent") is None
+            ]
+            if inherited or seen:
+                break
+        else:
+            raise AssertionError("no worker had anything to leave to its heir")
+        one = (inherited or seen)[0]
+        assert (one["http_route"], one["http_response_status_code"], one["outcome"]) == (
+            "/pid",
+            200,
+            "completed",
+        )
+        assert one["response_bytes"] == len(str(victim))
+        assert one["duration_s"] > 0
+        lines = [line for line in server.lines if line.get("event") == "http.request"]
+        whole = sum(Counter(line["trace_id"] for line in lines).values())
+        counted = until(lambda: all_counted(server, len({line["trace_id"] for line in lines})))
+        assert counted, (whole, len(lines))
+
+
+def under_load(server: Server, round_: int, victim: int) -> set[str]:
+    """The ids of the requests that were answered while a worker was killed under load."""
+    answered: set[str] = set()
+    over = threading.Event()
+
+    def ask_on(name: int) -> None:
+        number = 0
+        while not over.is_set():
+            number += 1
+            request_id = f"load-{round_}-{name}-{number}"
+            try:
+                answer = ended(ask(server, "/pid", request_id))
+            except OSError:
+                continue
+            if answer.startswith(b"HTTP/1.1 200") and answer.rpartition(b"\r\n\r\n")[2].isdigit():
+                answered.add(request_id)
+
+    clients = [threading.Thread(target=ask_on, args=(name,)) for name in range(4)]
+    for client in clients:
+        client.start()
+    until(lambda: len(answered) > 500)
+    os.kill(victim, signal.SIGKILL)
+    over.set()
+    for client in clients:
+        client.join()
+    return answered
+
+
+def all_counted(server: Server, at_least: int) -> bool:
+    _, _, text = get(server.port, "/metrics", accept="text/plain;version=0.0.4")
+    series = parse(text).get("http_server_request_duration_seconds_count", {})
+    return sum(value for key, value in series.items() if dict(key)["http_route"] == "/pid") >= at_least

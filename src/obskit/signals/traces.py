@@ -7,7 +7,7 @@ listens, a sampler of its own decides. Else the record is written as the bytes t
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
@@ -209,7 +209,7 @@ class Traces:
         span = exchange.span
         if type(span) is RequestSpan:
             known = span.__dict__
-            rested = _Rested(known.get("_caller"), known.get("_linked"))
+            rested = known.get("_caller"), known.get("_linked")
             if not RequestSpan.ends_asleep(span):
                 return False
             exchange.span = rested
@@ -225,10 +225,10 @@ class Traces:
         if span is None:
             return
         exchange.span = exchange.otel_context = None
-        if type(span) is _Rested:
+        if type(span) is tuple:  # it rests
             send = self._provider.encoded
             if send is not None:
-                self._send(exchange, span.caller, span.linked, send)
+                self._send(exchange, span[0], span[1], send)
             return
         if type(span) is RequestSpan:
             if self._closed_asleep(span, exchange):
@@ -308,10 +308,3 @@ class Traces:
 
     def shutdown(self, timeout_s: float) -> None:
         self._provider.shutdown(timeout_s)
-
-
-class _Rested(NamedTuple):
-    """What is left of a span that has ended and is to be written: with whom it goes on, and to whom it is linked."""
-
-    caller: Caller | None
-    linked: Caller | None

@@ -52,7 +52,8 @@ _MAX_SIZE = _FIRST + _MAX_SLOTS * _SLOT_SIZE
 # with a zero byte, for that is quick to make; what does not fit in is cut, and has no such end.
 _TOLD_AT, _NOTE_AT, _ANSWER_AT, _TEXT_AT = 1, 8, 136, 176
 _NOTE = struct.Struct("<Q?H")
-_OPENED = struct.Struct("<Q")
+_NOTED_AT = _NOTE_AT + 8
+"""What is noted, behind of which request: that is plain where one has ended."""
 _MAX_NOTES = 1024
 _ANSWER = struct.Struct("<QH")
 _END = struct.Struct("<QHQQQ")
@@ -229,33 +230,33 @@ class FlightRecorder:
         if note is None and (note := self._noted(exchange.http_route or "")) is None:
             return False
         memory, first_byte_ns, status = slot.memory, exchange.first_byte_ns, exchange.status or 0
-        opened_ns, at = exchange.started_unix_ns, slot.at + _NOTE_AT
         if status > 999:
             return False
         started_ns = exchange.started_ns
         _END.pack_into(
             memory,
             slot.answer,
-            opened_ns + (exchange.last_byte_ns or exchange.ended_ns or started_ns) - started_ns,
+            exchange.started_unix_ns
+            + (exchange.last_byte_ns or exchange.ended_ns or started_ns)
+            - started_ns,
             status,
             0 if first_byte_ns is None else first_byte_ns - started_ns,
             exchange.request_bytes,
             exchange.response_bytes,
         )
-        _OPENED.pack_into(memory, at, opened_ns)
-        at += _OPENED.size
+        at = slot.at + _NOTED_AT
         memory[at : at + len(note)] = note
         memory[slot.at] = ENDED
         return True
 
     def _noted(self, route: str) -> bytes | None:
-        """What is noted of a request with this route, behind when it was opened; None if it does not fit."""
+        """What is noted of a request with this route that has ended; None if it does not fit."""
         written = route.encode("utf-8", "replace")
         if len(written) > _ROUTE:
             return None
         if len(self._notes) >= _MAX_NOTES:
             self._notes.clear()
-        note = self._notes[route] = _NOTE.pack(0, False, len(written))[_OPENED.size :] + written
+        note = self._notes[route] = _NOTE.pack(0, False, len(written))[_NOTED_AT - _NOTE_AT :] + written
         return note
 
     def closed(self, exchange: Exchange) -> None:
@@ -428,8 +429,9 @@ class Lost:
         exchange.request_id = request_id or trace_id
         exchange.path_prefix = prefix
         noted, blocked, length = _NOTE.unpack_from(data, at + _NOTE_AT)
-        self.blocked = blocked and noted == self.opened_unix_ns
-        if noted == self.opened_unix_ns and length <= _ROUTE:
+        known = noted == self.opened_unix_ns or self.phase == ENDED
+        self.blocked = blocked and known
+        if known and length <= _ROUTE:
             route = data[at + _ROUTE_AT : at + _ROUTE_AT + length]
             exchange.http_route = route.decode("utf-8") or None
         self.answered_s = 0.0
