@@ -14,8 +14,6 @@ from typing import Final
 
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 
-_NO_TRACE: Final = "0" * 32
-_NO_SPAN: Final = "0" * 16
 _AT_ONCE: Final = 32
 """How many ids are drawn together: drawing costs several times what one id does."""
 
@@ -52,7 +50,7 @@ class OwnIds(IdGenerator):
         try:
             return self._pairs.pop()
         except IndexError:
-            self._pairs.extend(zip(self._drawn(16, _NO_TRACE), self._drawn(8, _NO_SPAN), strict=True))
+            self._pairs.extend(zip(self._drawn(16), self._drawn(8), strict=True))
             return self.pair()
 
     def span(self) -> str:
@@ -60,15 +58,16 @@ class OwnIds(IdGenerator):
         try:
             return self._spans.pop()
         except IndexError:
-            self._spans.extend(self._drawn(8, _NO_SPAN))
+            self._spans.extend(self._drawn(8))
             return self.span()
 
-    def _drawn(self, size: int, none: str) -> list[str]:
+    def _drawn(self, size: int) -> list[str]:
         """New ids of `size` bytes."""
         total = size * _AT_ONCE
-        while none in (found := self._bits(8 * total).to_bytes(total, "big").hex(" ", size).split()):
+        # An id of zeros means none. Looked for at every place, which is simpler and as rare.
+        while bytes(size) in (drawn := self._bits(8 * total).to_bytes(total, "big")):
             pass
-        return found
+        return drawn.hex(" ", size).split()
 
 
 def pairs_of(generator: IdGenerator) -> Callable[[], tuple[str, str]]:
