@@ -222,7 +222,7 @@ class Metrics:
         try:
             self.before_page()
         except Exception:
-            self.internal_error("metrics.close")
+            self.internal_error(f"{self.name}.close")
         self._tell(fresh=True)  # what is shown of this worker is never newer than what the others can read
         page = self._look()
         if not page[names.WORKERS.name]:
