@@ -141,7 +141,7 @@ def test_text_that_is_no_unicode_costs_a_character_and_not_the_span(field: str) 
 
 
 @pytest.mark.parametrize(
-    "field", ["client_address", "user_agent", "http_route", "server_address", "response_bytes"]
+    "field", ["client_address", "user_agent", "http_route", "server_address", "response_bytes", "url_path"]
 )
 def test_what_strangers_send_makes_it_forget_and_not_grow(field: str) -> None:
     wire = RequestWire(IS_SECRET, LIMITS)
@@ -149,8 +149,11 @@ def test_what_strangers_send_makes_it_forget_and_not_grow(field: str) -> None:
         value: Any = n + 1 if field == "response_bytes" else f"/{n}" + "x" * (n % 3 * 2000)
         exchange = ordinary(**{field: value})
         wire.write(exchange, None, None)
-    memories = (wire._shapes, wire._agents, wire._clients, wire._sizes)
-    assert all(0 < len(memory) <= request_wire._REMEMBERED or memory is wire._sizes for memory in memories)
+    memories = (
+        *(wire._shapes, wire._agents, wire._clients, wire._sizes),
+        *(request_wire._PATH, request_wire._REQUEST, request_wire._SPAN),
+    )
+    assert all(0 < len(memory) <= request_wire._REMEMBERED for memory in memories)
     held = sum(len(one) + len(str(key)) for memory in memories for key, one in memory.items())
     assert held < 2_000_000
 

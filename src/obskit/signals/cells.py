@@ -15,7 +15,6 @@ import sys
 import weakref
 from bisect import bisect_left
 from collections.abc import Callable, Container, Iterable, Iterator
-from contextlib import AbstractContextManager
 from json import dumps as _dumps  # ours: an application may put another into the module, and count its calls
 from threading import RLock
 from typing import TYPE_CHECKING, Any
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 # send any number: past this many sets of them all is counted in one more, with 'other' for everything.
 OVERFLOW_SETS = 64
 MAX_LABEL = 255
-_Lock = AbstractContextManager[Any]
 _OPEN_LABELS = frozenset(
     {
         "http_route",
@@ -93,36 +91,36 @@ def key_of(name: str, values: Labels) -> bytes:
 class Number:
     """The cell of one counter or gauge series; the caller holds the store's lock, or changes it undivided."""
 
-    __slots__ = ("at", "view")
-
-    size = 1
+    __slots__ = ("own",)
 
     def __init__(self, view: View, at: int) -> None:
-        self.view = view
-        self.at = at
+        self.own = view[at : at + 1]
+        """Its number alone."""
 
     @property
     def value(self) -> float:
-        return self.view[self.at]
+        return self.own[0]
 
     @value.setter
     def value(self, value: float) -> None:
-        self.view[self.at] = value
+        self.own[0] = value
 
     def numbers(self) -> list[float]:
         """All that is kept of this series."""
-        return [self.view[self.at]]
+        return [self.own[0]]
 
     def move(self, view: View, at: int) -> None:
         """Lie somewhere else from now on, with the same values."""
-        view[at] = self.view[self.at]
-        self.view, self.at = view, at
+        there = view[at : at + 1]
+        # From here on undivided: who counts without the lock counts before this, or there.
+        there[0] = self.own[0]
+        self.own = there
 
 
 class Histogram:
     """The cells of one histogram series: a count per bucket, the sum, and the last exemplar of each bucket."""
 
-    __slots__ = ("at", "bounds", "changed", "exemplars", "sum_at", "view")
+    __slots__ = ("at", "bounds", "changed", "exemplars", "own", "sum_at", "view")
 
     def __init__(self, bounds: tuple[float, ...], view: View, at: int) -> None:
         self.bounds = bounds
@@ -133,16 +131,18 @@ class Histogram:
 
     def _lie(self, view: View, at: int) -> None:
         self.view, self.at, self.sum_at = view, at, at + len(self.bounds) + 1
+        self.own = view[at : self.sum_at + 1]
+        """Its counts and, as the last number, the sum."""
 
     def observe(self, value: float, exemplar: ExemplarFacts | None = None) -> None:
         """Count `value` (base unit of the metric), with an exemplar (trace id, value, unix seconds) if there is one.
 
         The caller holds the store's lock.
         """
-        view = self.view
+        own = self.own
         index = bisect_left(self.bounds, value)
-        view[self.at + index] += 1.0
-        view[self.sum_at] += value
+        own[index] += 1.0
+        own[-1] += value
         if exemplar is not None:
             self.exemplars[index] = exemplar
             self.changed = True
@@ -150,22 +150,24 @@ class Histogram:
     @property
     def counts(self) -> list[float]:
         """Observations per bucket."""
-        return self.view[self.at : self.sum_at].tolist()  # type: ignore[return-value]
+        return self.own[:-1].tolist()  # type: ignore[return-value]
 
     @property
     def total(self) -> float:
         """The sum of all observations."""
-        return self.view[self.sum_at]
+        return self.own[-1]
 
     def numbers(self) -> list[float]:
         """Counts, then the sum."""
-        return self.view[self.at : self.sum_at + 1].tolist()  # type: ignore[return-value]
+        return self.own.tolist()  # type: ignore[return-value]
 
     def move(self, view: View, at: int) -> None:
         """Lie somewhere else from now on, with the same values."""
         sum_at = at + len(self.bounds) + 1
-        there, here = view[at : sum_at + 1], self.view[self.at : self.sum_at + 1]
-        there[:] = here  # from here on undivided: who counts without the lock counts before this, or there
+        there = view[at : sum_at + 1]
+        # From here on undivided: who counts without the lock counts before this, or there.
+        there[:] = self.own
+        self.own = there
         self.view, self.at, self.sum_at = view, at, sum_at
         self.changed = True
 
@@ -241,19 +243,19 @@ class NumberFamily(_Family):
         """Add `amount` to one series, taking the lock: for what happens seldom."""
         cell = self.child(*values)
         with self._store.lock:
-            cell.view[cell.at] += amount
+            cell.own[0] += amount
 
     def put(self, value: float, *values: str) -> None:
         """Set one series, taking the lock."""
         cell = self.child(*values)
         with self._store.lock:
-            cell.view[cell.at] = value
+            cell.own[0] = value
 
     def forget(self) -> None:
         """Let all series go: what they told is not known any more. For metrics whose cells nobody keeps."""
         with self._store.lock:
             for cell in self.series.values():
-                cell.view[cell.at] = float("nan")  # how other workers hear of it
+                cell.own[0] = float("nan")  # how other workers hear of it
             self.series.clear()
 
     def _new_cell(self, view: View, at: int) -> Number:
@@ -296,7 +298,7 @@ class Store:
     """
 
     def __init__(self, max_series: int) -> None:
-        self.lock: _Lock = RLock()
+        self.lock = RLock()
         self.max_series = max_series
         self.families: dict[str, NumberFamily | HistogramFamily] = {}
         self.look: Callable[[], Page] = self.page
@@ -324,7 +326,8 @@ class Store:
                     cell.exemplars = [None] * len(cell.exemplars)
                     cell.changed = False
                 else:
-                    cell.view, cell.at, view[at] = view, at, kept
+                    cell.own = view[at : at + 1]
+                    cell.own[0] = kept
             if family.metric.kind == "gauge" and family.metric not in (names.APP_INFO, names.ACTIVE_REQUESTS):
                 family.series.clear()
 

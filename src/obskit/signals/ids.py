@@ -14,8 +14,8 @@ from typing import Final
 
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 
-_NO_TRACE: Final = "0" * 32
-_NO_SPAN: Final = "0" * 16
+_AT_ONCE: Final = 32
+"""How many ids are drawn together: drawing costs several times what one id does."""
 
 
 class OwnIds(IdGenerator):
@@ -24,6 +24,8 @@ class OwnIds(IdGenerator):
     def __init__(self) -> None:
         self._random = Random()
         self._bits = self._random.getrandbits
+        self._pairs: list[tuple[str, str]] = []
+        self._spans: list[str] = []
         if hasattr(os, "register_at_fork"):
             # Or children would make the ids of their parent, and of each other.
             child = weakref.WeakMethod(self._random_again)
@@ -31,6 +33,8 @@ class OwnIds(IdGenerator):
 
     def _random_again(self) -> None:
         self._random.seed()
+        # New ones: what is drawn at this moment for the old ones is the parent's.
+        self._pairs, self._spans = [], []
 
     def generate_span_id(self) -> int:
         return self._random.getrandbits(64) or 1  # 0 means none
@@ -43,14 +47,27 @@ class OwnIds(IdGenerator):
 
     def pair(self) -> tuple[str, str]:
         """A trace id and a span id, in hexadecimal."""
-        both = self._bits(192).to_bytes(24, "big").hex()
-        trace_id, span_id = both[:32], both[32:]
-        return self.pair() if trace_id == _NO_TRACE or span_id == _NO_SPAN else (trace_id, span_id)
+        try:
+            return self._pairs.pop()
+        except IndexError:
+            self._pairs.extend(zip(self._drawn(16), self._drawn(8), strict=True))
+            return self.pair()
 
     def span(self) -> str:
         """A span id, in hexadecimal."""
-        found = self._bits(64).to_bytes(8, "big").hex()
-        return self.span() if found == _NO_SPAN else found
+        try:
+            return self._spans.pop()
+        except IndexError:
+            self._spans.extend(self._drawn(8))
+            return self.span()
+
+    def _drawn(self, size: int) -> list[str]:
+        """New ids of `size` bytes."""
+        total = size * _AT_ONCE
+        # An id of zeros means none. Looked for at every place, which is simpler and as rare.
+        while bytes(size) in (drawn := self._bits(8 * total).to_bytes(total, "big")):
+            pass
+        return drawn.hex(" ", size).split()
 
 
 def pairs_of(generator: IdGenerator) -> Callable[[], tuple[str, str]]:

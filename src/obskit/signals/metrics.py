@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from bisect import bisect_left
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry
 
@@ -15,7 +15,7 @@ from obskit.names import Metric
 from obskit.signals import app_metrics, merge
 from obskit.signals.app_metrics import AppMetrics
 from obskit.signals.cells import UNDIVIDED, Histogram, HistogramFamily, Number, NumberFamily, Store
-from obskit.signals.page import ExemplarFacts, Page, Series
+from obskit.signals.page import Page, Series
 from obskit.signals.process import PROCESS, OwnProcess
 from obskit.version import __version__
 from obskit.workers import EXIT_REASONS, Member, Workers
@@ -47,6 +47,15 @@ class Server(Protocol):
     def shutdown(self) -> None: ...
 
 
+# Compared as whole numbers, in half the time.
+_SIZES: Final = tuple(map(int, names.SIZE_BUCKETS))
+_SECONDS: Final = names.DURATION_BUCKETS
+_SHORTEST: Final = _SECONDS[0]
+
+# Of a whole record the first four tell the type of the error; only with an exception it is asked for.
+_Kind = tuple[str, str | None, int | None, Outcome | None, str]
+
+
 class _Cells:
     """All cells in which a request that ended in one way is counted."""
 
@@ -67,40 +76,15 @@ class _Cells:
         self.response_size = response_size
 
 
-def _add(
-    active: Number,
-    cells: _Cells,
-    request_bytes: int,
-    request_bucket: int,
-    response_bytes: int,
-    response_bucket: int,
-    first_byte: float | None,
-    first_byte_bucket: int,
-    duration: float,
-    duration_bucket: int,
-    exemplar: ExemplarFacts | None,
-) -> None:
-    """Count one request that has ended. Calls, makes and repeats nothing: with or without a lock, it is undivided."""
-    active.view[active.at] -= 1.0
-    cell = cells.request_size
-    cell.view[cell.at + request_bucket] += 1.0
-    if request_bytes:
-        cell.view[cell.sum_at] += request_bytes
-    cell = cells.response_size
-    cell.view[cell.at + response_bucket] += 1.0
-    cell.view[cell.sum_at] += response_bytes
-    if first_byte is not None:
-        cell = cells.first_byte
-        cell.view[cell.at + first_byte_bucket] += 1.0
-        cell.view[cell.sum_at] += first_byte
-    # Last, and together: when the worker is killed here, a request is in both or in neither.
-    outcome, cell = cells.outcome, cells.duration
-    outcome.view[outcome.at] += 1.0
-    cell.view[cell.at + duration_bucket] += 1.0
-    cell.view[cell.sum_at] += duration
-    if exemplar is not None:
-        cell.exemplars[duration_bucket] = exemplar
-        cell.changed = True
+class _Kinds(dict[_Kind, _Cells]):
+    """The cells of each kind of request; those of a new one are looked up."""
+
+    def __init__(self, look_up: Callable[[_Kind], _Cells]) -> None:
+        super().__init__()
+        self._look_up = look_up
+
+    def __missing__(self, kind: _Kind) -> _Cells:
+        return self._look_up(kind)
 
 
 class Metrics:
@@ -119,12 +103,13 @@ class Metrics:
         self.app.failed = self.internal_error
         self.queue_of: Callable[[], tuple[int, int] | None] = lambda: None
         """How many spans wait, and how many may; set by the composition root."""
+        self.before_page: Callable[[], None] = lambda: None
+        """Called before a page is made: what has ended and was not counted yet is to be on it."""
         numbers, histograms = self.store.numbers, self.store.histograms
         self._duration: HistogramFamily = histograms(names.REQUEST_DURATION)
         self._first_byte = histograms(names.TIME_TO_FIRST_BYTE)
         self._request_size = histograms(names.REQUEST_BODY_SIZE)
         self._response_size = histograms(names.RESPONSE_BODY_SIZE)
-        self._add: Callable[..., None] = _add if UNDIVIDED else self._add_locked
         self._active: NumberFamily = numbers(names.ACTIVE_REQUESTS)
         self._outcomes = numbers(names.OUTCOMES)
         self._exceptions = numbers(names.EXCEPTIONS)
@@ -161,8 +146,7 @@ class Metrics:
         assert isinstance(queue, HistogramFamily)
         self._queue = queue.child()
         self._process = OwnProcess()
-        # Of a whole record the first four tell the type of the error; only with an exception it is asked for.
-        self._cells: dict[tuple[str, str | None, int | None, Outcome | None, str], _Cells] = {}
+        self._cells = _Kinds(self._resolve)
         self._invariant_cells: dict[str, tuple[Number, Number]] = {}
         self._look = self.store.page
         self.store.look = self._page
@@ -235,6 +219,10 @@ class Metrics:
         self.store.move(None)
 
     def _page(self) -> Page:
+        try:
+            self.before_page()
+        except Exception:
+            self.internal_error(f"{self.name}.close")
         self._tell(fresh=True)  # what is shown of this worker is never newer than what the others can read
         page = self._look()
         if not page[names.WORKERS.name]:
@@ -252,54 +240,87 @@ class Metrics:
             self.server.begin()
 
     def opened(self, exchange: Exchange) -> None:
+        """It is in flight."""
         if exchange.protocol == "http":
             cell = self._active_cells[exchange.method]
             if UNDIVIDED:
-                cell.view[cell.at] += 1.0
+                cell.own[0] += 1.0
             else:
                 with self.store.lock:
-                    cell.view[cell.at] += 1.0
+                    cell.own[0] += 1.0
 
     def closed(self, exchange: Exchange) -> None:
-        exception = exchange.exception
+        """It has ended: not in flight any more, and counted."""
+        try:
+            self.left(exchange)
+        finally:
+            self.counted(exchange)
+
+    def left(self, exchange: Exchange) -> None:
+        """It is not in flight any more; `counted` comes later."""
+        if exchange.protocol == "http":
+            cell = self._active_cells[exchange.method]
+            if UNDIVIDED:
+                cell.own[0] -= 1.0
+            else:
+                with self.store.lock:
+                    cell.own[0] -= 1.0
+
+    def counted(self, exchange: Exchange) -> None:
+        """Count one that has ended and left."""
         if exchange.protocol != "http":
             # A connection of hours is no request latency: WebSockets are counted by outcome alone.
             self._outcomes.add(1.0, exchange.http_route or names.UNMATCHED_ROUTE, str(exchange.outcome))
+            self._count_trouble(exchange)
+            return
+        # All is worked out before the first sum: of a record that is not whole nothing is counted.
+        exception = exchange.exception
+        cells = self._cells[
+            exchange.method, exchange.http_route, exchange.status, exchange.outcome,
+            "" if exception is None else exchange.error_type,
+        ]  # fmt: skip
+        request_bytes, response_bytes = exchange.request_bytes, exchange.response_bytes
+        request_bucket = bisect_left(_SIZES, request_bytes) if request_bytes else 0
+        response_bucket = bisect_left(_SIZES, response_bytes)
+        duration, first_byte = exchange.duration_s, exchange.first_byte_s
+        if duration <= _SHORTEST:  # and the first byte comes before the last
+            duration_bucket = first_byte_bucket = 0
         else:
-            active = self._active_cells[exchange.method]
-            try:
-                error_type = "" if exception is None else exchange.error_type
-                key = (exchange.method, exchange.http_route, exchange.status, exchange.outcome, error_type)
-                cells = self._cells.get(key) or self._resolve(key, exchange.error_type)
-                request_bytes, response_bytes = exchange.request_bytes, exchange.response_bytes
-                request_bucket = bisect_left(cells.request_size.bounds, request_bytes) if request_bytes else 0
-                response_bucket = bisect_left(cells.response_size.bounds, response_bytes)
-                duration, first_byte = exchange.duration_s, exchange.first_byte_s
-                duration_bucket = bisect_left(cells.duration.bounds, duration)
-                # The first byte comes before the last: of a request in the first bucket, it is in the first, too.
-                first_byte_bucket = duration_bucket and bisect_left(
-                    cells.first_byte.bounds, first_byte or 0.0
-                )
-                exemplar = None
-                if exchange.sampled or exchange.kept:
-                    exemplar = (exchange.trace_id, duration, exchange.started_unix_ns * 1e-9 + duration)
-            except BaseException:  # a record that is not whole: whatever it was, it is not in flight any more
-                with self.store.lock:
-                    active.view[active.at] -= 1.0
-                raise
-            self._add(
-                active,
-                cells,
-                request_bytes,
-                request_bucket,
-                response_bytes,
-                response_bucket,
-                first_byte,
-                first_byte_bucket,
-                duration,
-                duration_bucket,
-                exemplar,
-            )
+            duration_bucket = bisect_left(_SECONDS, duration)
+            first_byte_bucket = bisect_left(_SECONDS, first_byte or 0.0)
+        exemplar = None
+        if exchange.sampled or exchange.kept:
+            exemplar = exchange.trace_id, duration, exchange.started_unix_ns * 1e-9 + duration
+        if not UNDIVIDED:
+            self.store.lock.acquire()
+        try:  # calls, makes and repeats nothing: with or without the lock, it is undivided
+            cells.request_size.own[request_bucket] += 1.0
+            if request_bytes:
+                cells.request_size.own[-1] += request_bytes
+            own = cells.response_size.own
+            own[response_bucket] += 1.0
+            own[-1] += response_bytes
+            if first_byte is not None:
+                own = cells.first_byte.own
+                own[first_byte_bucket] += 1.0
+                own[-1] += first_byte
+            # Last, and together: when the worker is killed here, a request is in both or in neither.
+            cells.outcome.own[0] += 1.0
+            cell = cells.duration
+            own = cell.own
+            own[duration_bucket] += 1.0
+            own[-1] += duration
+            if exemplar is not None:
+                cell.exemplars[duration_bucket] = exemplar
+                cell.changed = True
+        finally:
+            if not UNDIVIDED:
+                self.store.lock.release()
+        if exception is not None or exchange.findings:
+            self._count_trouble(exchange)
+
+    def _count_trouble(self, exchange: Exchange) -> None:
+        exception = exchange.exception
         if exception is not None and isinstance(exception, Exception):
             handled = "true" if exchange.exception_handled else "false"
             route = exchange.http_route or names.UNMATCHED_ROUTE
@@ -308,17 +329,12 @@ class Metrics:
             if not finding.told:
                 self.count_finding(finding)
 
-    def _add_locked(self, *facts: Any) -> None:
-        with self.store.lock:
-            _add(*facts)
-
     def count_answer(self, method: str, route: str, status: int, duration_s: float) -> None:
         """Count a request whose answer was on its way when its worker died: what its client saw, nobody knows."""
         error_type = str(status) if status >= 500 else ""
-        cells = self._resolve((method, route, status or None, Outcome.UNKNOWN, error_type), error_type)
-        outcome = cells.outcome
+        cells = self._cells[method, route, status or None, Outcome.UNKNOWN, error_type]
         with self.store.lock:
-            outcome.view[outcome.at] += 1.0
+            cells.outcome.own[0] += 1.0
             cells.duration.observe(duration_s)
 
     def count_finding(self, finding: Finding) -> None:
@@ -338,12 +354,12 @@ class Metrics:
                 self._invariant_cells[name] = cells
         cell = cells[held]
         with self.store.lock:
-            cell.view[cell.at] += 1.0
+            cell.own[0] += 1.0
 
-    def _resolve(
-        self, key: tuple[str, str | None, int | None, Outcome | None, str], error_type: str
-    ) -> _Cells:
-        method, route, status, outcome, _ = key
+    def _resolve(self, kind: _Kind) -> _Cells:
+        method, route, status, outcome, error_type = kind
+        if status is not None and status >= 500:
+            error_type = str(status)
         route = route or names.UNMATCHED_ROUTE
         found = _Cells(
             self._outcomes.child(route, str(outcome)),
@@ -353,17 +369,17 @@ class Metrics:
             self._response_size.child(method, route),
         )
         if len(self._cells) < self._duration.limit:
-            self._cells[key] = found
+            self._cells[kind] = found
         return found
 
-    def log_record(self, level: str) -> None:
-        """Count one log line."""
+    def log_record(self, level: str, count: int = 1) -> None:
+        """Count log lines."""
         cell = self._log_cells[level]
         if UNDIVIDED:
-            cell.view[cell.at] += 1.0
+            cell.own[0] += count
         else:
             with self.store.lock:
-                cell.view[cell.at] += 1.0
+                cell.own[0] += count
 
     def export(self, signal: str, outcome: str) -> None:
         """Count one export call."""

@@ -70,7 +70,9 @@ class ProviderHandle:
         """Where spans may go as bytes, past their provider's processors; None while only spans are taken."""
         self.put: Callable[[ReadableSpan | Encoded], None] | None = None
         """The same for spans of any form that no processor is to see; None without an exporter of ours."""
-        self._judged: tuple[Any, bool] = (None, True)
+        # The processors of the provider, as they were when only our own was among them, and when it was not so.
+        self._alone: Any = None
+        self._in_company: Any = None
         self._make_exporter = make_exporter
         self._queue: SpanQueue | None = None
         self._books = _Books()
@@ -112,10 +114,16 @@ class ProviderHandle:
             processors = self.provider._active_span_processor._span_processors
         except AttributeError:
             return True
-        judged, foreign = self._judged
-        if judged is not processors:
-            foreign = any(one is not self._queue for one in processors)
-            self._judged = processors, foreign
+        if processors is self._alone:
+            return False
+        return processors is self._in_company or self._judged(processors)
+
+    def _judged(self, processors: Any) -> bool:
+        foreign = any(one is not self._queue for one in processors)
+        if foreign:
+            self._in_company = processors
+        else:
+            self._alone = processors
         return foreign
 
     def queue(self) -> tuple[int, int] | None:
@@ -155,7 +163,7 @@ class ProviderHandle:
             return
         if self._queue is not None:
             queue, self._queue, self._make_exporter = self._queue, None, None
-            self.encoded, self.put, self._judged = None, None, (None, True)
+            self.encoded = self.put = self._alone = self._in_company = None
             queue.shutdown(timeout_s)
         else:
             self.flush(timeout_s)

@@ -20,15 +20,19 @@ _SERVER_ERROR = Status(StatusCode.ERROR)
 
 
 def span_method(exchange: Exchange) -> str:
-    """What a span's name begins with. Semantic conventions: an unknown method must not become a span name."""
-    return "HTTP" if exchange.method == names.OTHER_METHOD else exchange.method
+    """What a span's name begins with."""
+    return name_of(exchange.method, None)
 
 
 def span_name(exchange: Exchange) -> str:
     """The name of the span of a request that has ended."""
-    route = exchange.http_route
-    method = span_method(exchange)
-    return method if route is None or route == names.UNMATCHED_ROUTE else f"{method} {route}"
+    return name_of(exchange.method, exchange.http_route)
+
+
+def name_of(method: str, route: str | None) -> str:
+    """The name of such a span. Semantic conventions: an unknown method must not become a span name."""
+    shown = "HTTP" if method == names.OTHER_METHOD else method
+    return shown if route is None or route == names.UNMATCHED_ROUTE else f"{shown} {route}"
 
 
 def ended_at(exchange: Exchange) -> int:

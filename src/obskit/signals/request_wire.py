@@ -6,6 +6,7 @@ whoever sends something new with each request makes it forget and not grow.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from struct import Struct
 from typing import Any, Final
 
@@ -15,14 +16,12 @@ from obskit import names
 from obskit.exchange import MAX_FACTS, Exchange
 from obskit.plain import agent_of, path_of
 from obskit.signals.incoming import Caller, context_of
-from obskit.signals.otlp_wire import attribute, message, text
+from obskit.signals.otlp_wire import attribute, message, text, varint
 from obskit.signals.request_attributes import (
     MAX_ATTRIBUTE,
     IsSecret,
-    ended_at,
     facts,
-    span_method,
-    span_name,
+    name_of,
 )
 
 _TIMES: Final = Struct("<BQBQ").pack
@@ -34,6 +33,7 @@ _UNSET: Final = b"\x7a\x00"
 _ERROR: Final = b"\x7a\x02\x18\x02"
 _HERE: Final = "850100010000"
 _REMOTE: Final = "850100030000"
+_ROOT: Final = f"{_HERE}0a10"
 
 _REMEMBERED: Final = 512
 _REMEMBERED_LENGTH: Final = 256
@@ -50,99 +50,103 @@ def uncut(limits: SpanLimits) -> bool:
     )
 
 
+class _Remembered(dict[Any, bytes]):
+    """What was written for each key; it writes what it does not know, and is emptied when it is full."""
+
+    def __init__(self, write: Callable[[Any], bytes], longest: int) -> None:
+        super().__init__()
+        self._write = write
+        self._longest = longest
+
+    def __missing__(self, key: Any) -> bytes:
+        written = self._write(key)
+        if len(written) <= self._longest:
+            if len(self) >= _REMEMBERED:
+                self.clear()
+            self[key] = written
+        return written
+
+
 class RequestWire:
     """Writes spans of requests; one for each install."""
 
     def __init__(self, is_secret: IsSecret, limits: SpanLimits) -> None:
         self._is_secret = is_secret
-        self._longest = limits.max_span_attribute_length
-        self._shapes: dict[tuple[Any, ...], bytes] = {}
-        self._agents: dict[str | None, bytes] = {}
-        self._clients: dict[str | None, bytes] = {}
-        self._sizes: dict[int, bytes] = {}
+        self._longest_route = limits.max_span_attribute_length
+        self._shapes = _Remembered(self._shape, 4 * _REMEMBERED_LENGTH)
+        self._agents = _Remembered(_named(names.ATTR_USER_AGENT), _REMEMBERED_LENGTH)
+        self._clients = _Remembered(_named(names.ATTR_CLIENT_ADDRESS), _REMEMBERED_LENGTH)
+        self._sizes = _Remembered(_response_size, _REMEMBERED_LENGTH)
 
     def write(
         self, exchange: Exchange, caller: Caller | None, linked: Caller | None, kept: str = ""
     ) -> bytes:
         """The `ScopeSpans.spans` entry of a request that has ended, without findings and without an exception."""
-        if caller is None:
-            head = _hex(f"0a10{exchange.trace_id}1208{exchange.span_id}{_HERE}")
-        else:
-            head = _with_caller(exchange, caller)
-        shape = (
-            exchange.method, exchange.scheme, exchange.http_version, exchange.server_address, exchange.server_port,
-            exchange.http_route, exchange.status, exchange.outcome, exchange.level, exchange.method_original,
-        )  # fmt: skip
-        is_secret = self._is_secret
-        known = self._shapes.get(shape)
-        if known is None:
-            known = self._shape(exchange, shape)
-        client = self._clients.get(exchange.client_address)
-        if client is None:
-            client = _remembered(self._clients, exchange.client_address, names.ATTR_CLIENT_ADDRESS)
-        shown = exchange.shown_agent or agent_of(exchange, is_secret)
-        agent = self._agents.get(shown)
-        if agent is None:
-            agent = _remembered(self._agents, shown, names.ATTR_USER_AGENT)
-        path = (exchange.shown_path or path_of(exchange, is_secret)).encode("utf-8", "replace")
-        request = exchange.request_id.encode("utf-8", "replace")
+        path = exchange.shown_path or path_of(exchange, self._is_secret)
+        try:
+            path_bytes, request_bytes = path.encode(), exchange.request_id.encode()
+        except UnicodeEncodeError:
+            path_bytes = path.encode("utf-8", "replace")
+            request_bytes = exchange.request_id.encode("utf-8", "replace")
+        started_ns = exchange.started_unix_ns
         body = b"".join(
             (
-                head,
-                _TIMES(0x39, exchange.started_unix_ns, 0x41, ended_at(exchange)),
-                known,
-                _PATH[len(path)] + path if len(path) < _SHORT else _long(names.ATTR_URL_PATH, path),
-                _REQUEST[len(request)] + request if len(request) < _SHORT else _long(names.ATTR_REQUEST_ID, request),
-                client,
-                agent,
-                self._size(exchange.response_bytes) if exchange.response_bytes else b"",
-                self._rest(exchange, linked, kept) if exchange.request_bytes or exchange.facts or linked or kept
-                else b"",
+                _hex(f"{_ROOT}{exchange.trace_id}1208{exchange.span_id}") if caller is None
+                else _with_caller(exchange, caller),
+                _TIMES(
+                    0x39, started_ns,
+                    0x41, started_ns + (exchange.last_byte_ns or exchange.ended_ns or 0) - exchange.started_ns,
+                ),
+                self._shapes[
+                    exchange.method, exchange.scheme, exchange.http_version, exchange.server_address,
+                    exchange.server_port, exchange.http_route, exchange.status, exchange.outcome, exchange.level,
+                    exchange.method_original,
+                ],
+                _PATH[len(path_bytes)], path_bytes,
+                _REQUEST[len(request_bytes)], request_bytes,
+                self._clients[exchange.client_address],
+                self._agents[exchange.shown_agent or agent_of(exchange, self._is_secret)],
+                self._sizes[exchange.response_bytes],
             )
         )  # fmt: skip
-        size = len(body)
-        if 127 < size < 16_384:
-            return b"\x12%c%c%b" % (size & 127 | 128, size >> 7, body)
-        return message(2, body)
+        if exchange.request_bytes or exchange.facts or linked or kept:
+            body += self._rest(exchange, linked, kept)
+        return _SPAN[len(body)] + body
 
-    def _shape(self, exchange: Exchange, shape: tuple[Any, ...]) -> bytes:
+    def _shape(self, shape: tuple[Any, ...]) -> bytes:
+        (
+            method, scheme, http_version, server_address,
+            server_port, route, status, outcome, level,
+            method_original,
+        ) = shape  # fmt: skip
         found: dict[str, Any] = {
-            names.ATTR_METHOD: exchange.method,
-            names.ATTR_URL_SCHEME: exchange.scheme[:MAX_ATTRIBUTE],
+            names.ATTR_METHOD: method,
+            names.ATTR_URL_SCHEME: scheme[:MAX_ATTRIBUTE],
         }
-        if exchange.method_original is not None:
-            found[names.ATTR_METHOD_ORIGINAL] = exchange.method_original
-        if exchange.server_port is not None:
-            found[names.ATTR_SERVER_PORT] = exchange.server_port
-        if exchange.http_version is not None:
-            found[names.ATTR_PROTOCOL_VERSION] = exchange.http_version[:MAX_ATTRIBUTE]
-        if exchange.server_address is not None:
-            found[names.ATTR_SERVER_ADDRESS] = exchange.server_address[:MAX_ATTRIBUTE]
-        found[names.ATTR_OUTCOME] = str(exchange.outcome)
-        name = span_name(exchange)
-        if name != span_method(exchange):
-            found[names.ATTR_ROUTE] = (exchange.http_route or "")[: self._longest]
-        if exchange.status is not None:
-            found[names.ATTR_STATUS] = exchange.status
-        if exchange.error_type:
-            found[names.ATTR_ERROR_TYPE] = exchange.error_type
-        written = b"".join(
+        if method_original is not None:
+            found[names.ATTR_METHOD_ORIGINAL] = method_original
+        if server_port is not None:
+            found[names.ATTR_SERVER_PORT] = server_port
+        if http_version is not None:
+            found[names.ATTR_PROTOCOL_VERSION] = http_version[:MAX_ATTRIBUTE]
+        if server_address is not None:
+            found[names.ATTR_SERVER_ADDRESS] = server_address[:MAX_ATTRIBUTE]
+        found[names.ATTR_OUTCOME] = str(outcome)
+        name = name_of(method, route)
+        if name != name_of(method, None):
+            found[names.ATTR_ROUTE] = (route or "")[: self._longest_route]
+        if status is not None:
+            found[names.ATTR_STATUS] = status
+            if status >= 500:
+                found[names.ATTR_ERROR_TYPE] = str(status)
+        return b"".join(
             (
                 text(5, name),
                 _SERVER,
                 *(attribute(_ATTRIBUTE, key, value) for key, value in found.items()),
-                _ERROR if exchange.level == "error" else _UNSET,
+                _ERROR if level == "error" else _UNSET,
             )
         )
-        if len(written) <= 4 * _REMEMBERED_LENGTH:
-            _remember(self._shapes, shape, written)
-        return written
-
-    def _size(self, size: int) -> bytes:
-        found = self._sizes.get(size)
-        if found is None:
-            found = _remember(self._sizes, size, attribute(_ATTRIBUTE, names.ATTR_RESPONSE_SIZE, size))
-        return found
 
     def _rest(self, exchange: Exchange, linked: Caller | None, kept: str) -> bytes:
         """What few requests have."""
@@ -171,36 +175,28 @@ def _link(linked: Caller) -> bytes:
     return message(13, _hex(f"0a10{context.trace_id:032x}1208{context.span_id:016x}{flags}"))
 
 
-def _remembered(memory: dict[str | None, bytes], value: str | None, key: str) -> bytes:
-    if value is None:
-        return _remember(memory, None, b"")
-    written = attribute(_ATTRIBUTE, key, value[:MAX_ATTRIBUTE])
-    return _remember(memory, value, written) if len(value) <= _REMEMBERED_LENGTH else written
+def _named(key: str) -> Callable[[str | None], bytes]:
+    """What writes a text that is the value of `key`, where there is one."""
+    return lambda value: b"" if value is None else attribute(_ATTRIBUTE, key, value[:MAX_ATTRIBUTE])
 
 
-def _remember(memory: dict[Any, bytes], key: Any, written: bytes) -> bytes:
-    if len(memory) >= _REMEMBERED:
-        memory.clear()
-    memory[key] = written
-    return written
+def _response_size(size: int) -> bytes:
+    return attribute(_ATTRIBUTE, names.ATTR_RESPONSE_SIZE, size) if size else b""
 
 
-# Of a text this short, every length before it is one byte.
-_SHORT: Final = 80
-
-
-def _before(key: str) -> tuple[bytes, ...]:
-    """What comes before a text of each short length that is the value of `key`."""
+def _before(key: str) -> Callable[[int], bytes]:
+    """What writes all that comes before a text of some length that is the value of `key`."""
     named = text(1, key)
-    return tuple(
-        b"\x4a%c%b\x12%c\x0a%c" % (len(named) + size + 4, named, size + 2, size) for size in range(_SHORT)
-    )
+
+    def write(length: int) -> bytes:
+        value = b"\x0a" + varint(length)
+        inner = b"\x12" + varint(len(value) + length) + value
+        return varint(_ATTRIBUTE << 3 | 2) + varint(len(named) + len(inner) + length) + named + inner
+
+    return write
 
 
-def _long(key: str, value: bytes) -> bytes:
-    named = text(1, key)
-    return message(_ATTRIBUTE, named + message(2, message(1, value)))
-
-
-_PATH: Final = _before(names.ATTR_URL_PATH)
-_REQUEST: Final = _before(names.ATTR_REQUEST_ID)
+# By length in bytes.
+_PATH: Final = _Remembered(_before(names.ATTR_URL_PATH), _REMEMBERED_LENGTH)
+_REQUEST: Final = _Remembered(_before(names.ATTR_REQUEST_ID), _REMEMBERED_LENGTH)
+_SPAN: Final = _Remembered(lambda length: b"\x12" + varint(length), _REMEMBERED_LENGTH)
