@@ -356,14 +356,14 @@ class Metrics:
             self._cells[key] = found
         return found
 
-    def log_record(self, level: str) -> None:
-        """Count one log line."""
+    def log_record(self, level: str, count: int = 1) -> None:
+        """Count log lines of one level."""
         cell = self._log_cells[level]
         if UNDIVIDED:
-            cell.view[cell.at] += 1.0
+            cell.view[cell.at] += count
         else:
             with self.store.lock:
-                cell.view[cell.at] += 1.0
+                cell.view[cell.at] += count
 
     def export(self, signal: str, outcome: str) -> None:
         """Count one export call."""
