@@ -281,7 +281,7 @@ METRICS: Final[tuple[Metric, ...]] = tuple(
 # The canonical line: event and keys, in the order they are written.
 CANONICAL_EVENT: Final = "http.request"
 CANONICAL_KEYS: Final[dict[str, str]] = {
-    "timestamp": "RFC 3339 UTC time at which the line was written, microseconds",
+    "timestamp": "RFC 3339 UTC time with microseconds: when the request ended, or when any other line was written",
     "level": "error for a 5xx or an exception, warning for any finding or outcome but completed, else info",
     "event": "always http.request",
     "logger": "always obskit.http",

@@ -349,6 +349,7 @@ def _ended() -> Exchange:
     exchange.last_byte_ns = exchange.started_ns + 250_000_000
     exchange.first_byte_ns = exchange.started_ns + 100_000_000
     exchange.response_bytes = 5
+    exchange.settle()
     return exchange
 
 
@@ -379,6 +380,7 @@ def test_a_canonical_line_says_what_its_record_says_however_often_the_like_was_s
     exchange.url_path, exchange.request_id = path or "/", path or exchange.trace_id
     exchange.status, exchange.outcome, exchange.level = status, outcome, level
     exchange.last_byte_ns, exchange.facts = exchange.started_ns + nanoseconds, facts
+    exchange.settle()
     fresh = read(LineFormat("shop", "1.2", "test", IS_SECRET, 4711).canonical(exchange))
     again = read(FORMAT.canonical(exchange))
     assert {**fresh, "timestamp": ""} == {**again, "timestamp": ""}
@@ -399,17 +401,19 @@ def test_what_comes_with_every_request_is_remembered_within_bounds_and_no_secret
         exchange.http_route = exchange.client_address = f"/{number}"
         exchange.user_agent = f"agent {number} " + (f"token={TOKEN}" if number % 2 else "x" * (number % 400))
         exchange.facts = {f"fact {number} {TOKEN if number % 2 else ''}": number}
+        exchange.url_path = f"/{number}/" + (TOKEN if number % 2 else "x" * (number % 400))
         read(form.canonical(exchange))
         read(form.line("info", "e", "app", None, exchange.facts))
-    memories = [form._kinds, form._clients, form._agents, form._keys._known, form._canonical_keys._known]
+    memories = [form._kinds, form._paths, form._clients, form._agents, form._keys._known]
+    memories.append(form._canonical_keys._known)
     assert all(0 < len(memory) <= 1_024 for memory in memories)
     assert TOKEN not in repr(memories)
-    assert max(len(agent) for agent in form._agents) <= 256
+    assert max(len(text) for memory in (form._agents, form._paths) for text in memory) <= 256
 
 
 def test_what_is_not_known_is_null_on_the_canonical_line() -> None:
     exchange = _ended()
-    exchange.status = exchange.first_byte_ns = None
+    exchange.status = exchange.first_byte_s = None
     exchange.server_sends_file = True
     line = read(FORMAT.canonical(exchange))
     assert (line["http_response_status_code"], line["ttfb_s"], line["response_bytes"]) == (None, None, None)
@@ -516,18 +520,28 @@ def test_an_exception_from_the_depths_of_a_recursion_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("unix_s", "text"),
+    ("unix_ns", "text"),
     [
-        (0.0, "1970-01-01T00:00:00.000000Z"),
-        (1769903999.000001, "2026-01-31T23:59:59.000000Z"),
-        (1769903999.5, "2026-01-31T23:59:59.500000Z"),
-        (1769904000.999999, "2026-02-01T00:00:00.999999Z"),
+        (0, "1970-01-01T00:00:00.000000Z"),
+        (1_769_903_999_000_001_999, "2026-01-31T23:59:59.000001Z"),
+        (1_769_903_999_500_000_000, "2026-01-31T23:59:59.500000Z"),
+        (1_769_904_000_999_999_999, "2026-02-01T00:00:00.999999Z"),
     ],
 )
-def test_a_timestamp_is_rfc_3339_in_utc_to_the_microsecond(unix_s: float, text: str) -> None:
-    seen = datetime.fromisoformat(timestamp(unix_s))
-    assert abs((seen - datetime.fromisoformat(text)).total_seconds()) <= 2e-6
-    assert len(timestamp(unix_s)) == len(text)
+def test_a_timestamp_is_rfc_3339_in_utc_to_the_microsecond(unix_ns: int, text: str) -> None:
+    assert timestamp(unix_ns) == text
+    exchange = _ended()
+    exchange.started_unix_ns, exchange.ended_ns = unix_ns - 3_000_000_000, exchange.started_ns + 3_000_000_000
+    assert read(FORMAT.canonical(exchange))["timestamp"] == text
+
+
+def test_the_canonical_line_has_the_time_at_which_its_request_ended_whenever_it_is_written() -> None:
+    exchange = _ended()
+    exchange.started_unix_ns, exchange.ended_ns = 1_769_903_999_400_000_000, exchange.started_ns + 750_000_000
+    assert read(FORMAT.canonical(exchange))["timestamp"] == "2026-02-01T00:00:00.150000Z"
+    exchange.ended_ns = None
+    written = datetime.fromisoformat(read(FORMAT.canonical(exchange))["timestamp"])
+    assert abs((datetime.now(UTC) - written).total_seconds()) < 10
 
 
 def test_quoted_text_is_json_and_null_is_null() -> None:

@@ -18,13 +18,18 @@ from typing import Any
 import pytest
 
 import obskit
+from obskit.exchange import Exchange
 from obskit.redact import make_redactor
+from obskit.signals import structured
 from obskit.signals.logs import Logs
 from obskit.signals.metrics import Metrics
+from obskit.signals.writer import Writer
 from tests.signals.conftest import PRELUDE, House, read_lines, run_python
 
 Make = Callable[..., House]
 Lines = Callable[[], list[dict[str, Any]]]
+Stdout = Callable[[], io.StringIO]
+Together = Callable[[], list[list[str]]]
 IDS = ("trace_id", "span_id", "request_id")
 
 
@@ -378,3 +383,227 @@ def test_logs_alone_can_be_made_and_unmade(lines: Lines) -> None:
     logs.shutdown(0.0)
     assert lines()[0]["service_name"] == "alone"
     assert logging.getLogger().handlers == before
+
+
+# ---- lines of requests that waited for each other -------------------------------------------------------
+
+
+def _kept_back(made: House, count: int, **how: Any) -> list[Exchange]:
+    """Records of requests that ended without a line of theirs."""
+    closers = made.pipeline._closers
+    made.pipeline._closers = tuple(closer for closer in closers if closer[0] != "logs.close")
+    return [made.serve(path=f"/orders/{number}", **how) for number in range(count)]
+
+
+@pytest.fixture
+def own_stdout(monkeypatch: pytest.MonkeyPatch) -> Callable[[], io.StringIO]:
+    """Makes standard output what a process has into which nobody has put another one; from the test itself."""
+
+    def make() -> io.StringIO:
+        out = io.StringIO()
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "__stdout__", out)
+        return out
+
+    return make
+
+
+@pytest.fixture
+def together(
+    own_stdout: Callable[[], io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], list[list[str]]]:
+    """From now on, the lines of each call to the writer for several."""
+
+    def begin() -> list[list[str]]:
+        own_stdout()
+        calls: list[list[str]] = []
+        monkeypatch.setattr(Writer, "write_together", lambda writer, lines: calls.append(list(lines)))
+        return calls
+
+    return begin
+
+
+def _paths(*written: list[str]) -> list[list[str]]:
+    return [[line["url_path"] for line in read_lines("\n".join(lines))] for lines in written]
+
+
+def test_requests_closed_together_are_written_together_and_counted_each(
+    house: Make, together: Together
+) -> None:
+    written = together()
+    made = house()
+    made.pipeline.begin()
+    exchanges = [*_kept_back(made, 5), *_kept_back(made, 1, status=503)]
+    logs = made.pipeline.logs
+    before = made.value("obskit_log_records_total", level="info")
+    logs.closed_together(iter(exchanges))
+    assert _paths(*written) == [[*(f"/orders/{number}" for number in range(5)), "/orders/0"]]
+    assert made.value("obskit_log_records_total", level="info") == before + 5
+    assert made.value("obskit_log_records_total", level="error") == 1
+
+
+def test_together_a_request_has_the_very_line_it_has_alone(
+    house: Make, together: Together, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = together()
+    made = house()
+    exchanges = _kept_back(made, 3)
+    logs = made.pipeline.logs
+    logs.closed_together(iter(exchanges))
+    alone: list[str] = []
+    monkeypatch.setattr(logs._writer, "write", alone.append)
+    for exchange in exchanges:
+        logs.closed(exchange)
+    assert written == [alone]
+
+
+def test_a_request_that_cannot_be_told_costs_no_other_its_line(
+    house: Make, together: Together, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = together()
+    made = house()
+    logs = made.pipeline.logs
+    exchanges = _kept_back(made, 5)
+    canonical = logs._format.canonical
+    monkeypatch.setattr(
+        logs._format, "canonical", lambda one: 1 / 0 if one is exchanges[2] else canonical(one)
+    )
+    left = iter(exchanges)
+    with pytest.raises(ZeroDivisionError):
+        logs.closed_together(left)
+    logs.closed_together(left)
+    logs.closed_together(left)
+    assert _paths(*written) == [["/orders/0", "/orders/1"], ["/orders/3", "/orders/4"]]
+
+
+def test_of_requests_closed_together_only_those_of_the_log_level_have_lines(
+    house: Make, together: Together
+) -> None:
+    written = together()
+    made = house(log_level="error")
+    logs = made.pipeline.logs
+    logs.closed_together(iter(_kept_back(made, 2)))
+    assert written == []
+    logs.closed_together(iter([*_kept_back(made, 1), *_kept_back(made, 1, status=500)]))
+    assert [line["http_response_status_code"] for line in read_lines("\n".join(*written))] == [500]
+
+
+def test_after_the_end_no_line_of_a_request_is_written(house: Make, own_stdout: Stdout) -> None:
+    out = own_stdout()
+    made = house(log_format="json")
+    exchanges = _kept_back(made, 2)
+    logs = made.pipeline.logs
+    logs.shutdown(0.0)
+    before = out.getvalue()
+    logs.closed_together(iter(exchanges))
+    logs.closed(exchanges[0])
+    logs.inherited(exchanges[0], 1)
+    assert out.getvalue() == before
+    assert not logs.may_wait()
+
+
+def test_what_may_not_wait_any_more_is_written_one_by_one(
+    house: Make, together: Together, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = together()
+    made = house()
+    exchanges = _kept_back(made, 2)
+    theirs = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", theirs)
+    logs = made.pipeline.logs
+    logs.closed_together(iter(exchanges))
+    assert written == []
+    assert [line["url_path"] for line in read_lines(theirs.getvalue())] == ["/orders/0", "/orders/1"]
+
+
+def test_lines_may_wait_where_nobody_looks_at_them_at_once(house: Make, own_stdout: Stdout) -> None:
+    own_stdout()
+    assert house(log_format="json").pipeline.logs.may_wait()
+    assert house(log_format="json", log_when_full="block").pipeline.logs.may_wait()
+
+
+def _listen(logs: Logs, patch: pytest.MonkeyPatch) -> None:
+    logs.listeners = (lambda line: None,)
+
+
+def _configure(logs: Logs, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(structured, "_added_to", [])
+
+
+def _replace(logs: Logs, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(sys, "stdout", io.StringIO())
+
+
+@pytest.mark.parametrize("why_not", [_listen, _configure, _replace])
+def test_lines_may_not_wait_where_somebody_does(
+    why_not: Callable[..., None], house: Make, own_stdout: Stdout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_stdout()
+    logs = house(log_format="json").pipeline.logs
+    why_not(logs, monkeypatch)
+    assert not logs.may_wait()
+
+
+def test_lines_for_a_person_may_not_wait(house: Make, own_stdout: Stdout) -> None:
+    own_stdout()
+    assert not house(log_format="console").pipeline.logs.may_wait()
+
+
+def test_a_request_of_a_dead_worker_has_a_line_with_the_pid_of_that(house: Make, lines: Lines) -> None:
+    made = house()
+    (exchange,) = _kept_back(made, 1)
+    lines()
+    before = made.value("obskit_log_records_total", level="info")
+    made.pipeline.logs.inherited(exchange, 4711)
+    (line,) = lines()
+    assert (line["url_path"], line["worker_pid"]) == ("/orders/0", 4711)
+    assert made.value("obskit_log_records_total", level="info") == before + 1
+    made.pipeline.logs.closed(exchange)
+    assert lines()[0]["worker_pid"] == os.getpid()
+
+
+def test_a_request_of_a_dead_worker_is_told_in_the_users_own_form(
+    house: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = house()
+    (exchange,) = _kept_back(made, 1)
+    told: list[Any] = []
+    monkeypatch.setattr(structured, "_added_to", [])
+    monkeypatch.setattr(structured, "log", lambda *line: told.append(line))
+    made.pipeline.logs.inherited(exchange, 4711)
+    assert [line[3]["worker_pid"] for line in told] == [4711]
+
+
+def test_what_waits_is_written_before_any_line_that_is_emitted(house: Make, lines: Lines) -> None:
+    made = house(log_level="warning")
+    exchanges = _kept_back(made, 1, status=500)
+    logs = made.pipeline.logs
+
+    def write_what_waits() -> None:
+        while exchanges:
+            logs.closed(exchanges.pop())
+
+    logs.before_line = write_what_waits
+    logging.getLogger("shop").info("not shown")
+    assert len(exchanges) == 1, "no line, nothing before it"
+    _both("behind")
+    assert [line["event"] for line in lines()] == ["http.request", "behind", "behind"]
+
+
+def test_what_waits_may_itself_emit_a_line_and_fail(house: Make, lines: Lines) -> None:
+    made = house()
+    logs = made.pipeline.logs
+    asked: list[None] = []
+
+    def fail() -> None:
+        asked.append(None)
+        logs.emit("warning", "within", "shop", {})
+        raise ValueError("cannot")
+
+    logs.before_line = fail
+    logging.getLogger("shop").warning("outer")
+    logging.getLogger("shop").warning("next")
+    assert [line["event"] for line in lines()] == ["within", "outer", "within", "next"]
+    assert len(asked) == 2
+    assert made.value("obskit_internal_errors_total", stage="logs.emit") == 2
+    assert made.value("obskit_telemetry_dropped_total", signal="logs", reason="unprintable") == 0

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from obskit.signals import outlet
+from obskit.signals import writer as writer_module
 from obskit.signals.writer import Writer
 from tests.signals.conftest import read_lines, run_python
 
@@ -266,6 +267,7 @@ def test_a_descriptor_that_comes_to_mean_another_file_is_noticed(
     pipe.open()
     now = [100.0]
     monkeypatch.setattr(outlet, "monotonic", lambda: now[0])
+    monkeypatch.setattr(writer_module, "monotonic", lambda: now[0])
     writer.write("into the pipe")
     with (tmp_path / "log").open("w") as file:
         os.dup2(file.fileno(), pipe.file.fileno())
@@ -455,12 +457,12 @@ class _Passing:
 
     def __init__(self, writer: Writer, patch: pytest.MonkeyPatch, line: str) -> None:
         self._there, self._go = threading.Event(), threading.Event()
-        pass_on = outlet.Outlet.pass_on
-        patch.setattr(outlet.Outlet, "pass_on", lambda out, data: (self._hold(), pass_on(out, data))[1])
+        pwritev = os.pwritev
+        patch.setattr(os, "pwritev", lambda *how: (self._hold(), pwritev(*how))[1])
         self._thread = threading.Thread(target=writer.write, args=(line,))
         self._thread.start()
         assert self._there.wait(10)
-        patch.setattr(outlet.Outlet, "pass_on", pass_on)
+        patch.setattr(os, "pwritev", pwritev)
 
     def _hold(self) -> None:
         self._there.set()
@@ -563,6 +565,7 @@ def test_a_pipe_opened_once_more_is_closed_when_standard_output_means_something_
     pipe.open()
     now = [100.0]
     monkeypatch.setattr(outlet, "monotonic", lambda: now[0])
+    monkeypatch.setattr(writer_module, "monotonic", lambda: now[0])
     writer.write("into the pipe")
     with (tmp_path / "log").open("w") as file:
         os.dup2(file.fileno(), pipe.file.fileno())
@@ -570,3 +573,161 @@ def test_a_pipe_opened_once_more_is_closed_when_standard_output_means_something_
     writer.write("into the file")
     assert pipe.read() == b"into the pipe\n"
     assert os.read(pipe.readable, 1) == b"", "nobody has its other end open"
+
+
+# ---- several lines at once ----------------------------------------------------------------------------
+
+
+def _writes(patch: pytest.MonkeyPatch) -> list[bytes]:
+    """What each call to the kernel from now on is given."""
+    seen: list[bytes] = []
+    write, pwritev = os.write, os.pwritev
+    patch.setattr(os, "write", lambda fd, data: (seen.append(bytes(data)), write(fd, data))[1])
+    patch.setattr(os, "pwritev", lambda fd, parts, *how: (seen.append(parts[0]), pwritev(fd, parts, *how))[1])
+    return seen
+
+
+def test_into_a_file_several_lines_go_in_one_write_behind_what_was_printed(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lost: Lost
+) -> None:
+    with (tmp_path / "out").open("w") as file:
+        _as_stdout(monkeypatch, file, real=True)
+        writer.write_together([])
+        writer.write_together(["first", "second"])
+        seen = _writes(monkeypatch)
+        file.write("printed\n")
+        writer.write_together([f"{number} é" for number in range(30)])
+        assert len(seen) == 1
+        writer.write_together(["y" * 10_000] * 30)
+        assert len(seen) == 1 + 5, "in pieces of 64 KiB at most"
+    numbers = "".join(f"{number} é\n" for number in range(30))
+    assert (tmp_path / "out").read_text() == f"first\nsecond\nprinted\n{numbers}" + ("y" * 10_000 + "\n") * 30
+    assert lost == []
+
+
+def test_into_a_pipe_several_lines_go_in_pieces_that_the_kernel_keeps_whole(
+    pipe: Pipe, writer: Writer, monkeypatch: pytest.MonkeyPatch, lost: Lost
+) -> None:
+    pipe.open()
+    writer.write("first")
+    seen = _writes(monkeypatch)
+    writer.write_together(["a" * 999] * 9 + ["b" * 9_000, "c", "d" * (select.PIPE_BUF - 1), "e"])
+    sizes = [len(piece) for piece in seen]
+    assert sizes == [4_000, 4_000, 1_000, 9_001, 2, 4_096, 2]
+    assert all(piece.endswith(b"\n") for piece in seen)
+    taken = pipe.read_until(lambda taken: taken.endswith(b"e\n"))
+    assert taken == b"first\n" + b"".join(seen)
+    assert lost == []
+
+
+def test_of_several_lines_for_a_pipe_nobody_reads_each_is_written_or_counted(
+    way: str, pipe: Pipe, lost: Lost
+) -> None:
+    pipe.open()
+    writer = Writer(lambda signal, reason: lost.append((signal, reason)))
+    offered = 20_000
+    for begin in range(0, offered, 20):
+        writer.write_together([f"{number} " + "x" * 500 for number in range(begin, begin + 20)])
+    assert set(lost) == {("logs", "queue_full")}
+    kept = offered - len(lost)
+    taken = pipe.read_until(lambda taken: taken.count(b"\n") >= kept)
+    lines = taken.decode().splitlines()
+    numbers = [int(line.split()[0]) for line in lines]
+    assert (numbers, len(set(numbers))) == (sorted(numbers), kept), "each once, in order"
+    assert {len(line) - len(line.split()[0]) for line in lines} == {501}, "in one piece"
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_several_lines_come_out_of_a_stream_of_somebody_elses(
+    blocks: bool, monkeypatch: pytest.MonkeyPatch, lost: Lost
+) -> None:
+    writer = Writer(
+        lambda signal, reason: lost.append((signal, reason)), when_full="block" if blocks else "drop"
+    )
+    mine = io.StringIO()
+    _as_stdout(monkeypatch, mine)
+    writer.write_together(["a", "b\r", "\ud800"])
+    assert (mine.getvalue(), lost) == ("a\nb\r\n?\n", [])
+
+
+@pytest.mark.parametrize("real", [False, True])
+@pytest.mark.parametrize(
+    ("break_stdout", "reason"),
+    [
+        (lambda: None, "stdout_closed"),
+        (lambda: _closed(io.StringIO()), "write_failed"),
+        (lambda: _Broken(RuntimeError("a stream of somebody's own")), "write_failed"),
+    ],
+    ids=["none", "closed", "any error"],
+)
+def test_of_several_lines_that_cannot_be_written_each_is_counted(
+    break_stdout: Callable[[], Any], reason: str, real: bool, writer: Writer, monkeypatch: pytest.MonkeyPatch,
+    lost: Lost, tmp_path: Path,
+) -> None:  # fmt: skip
+    with (tmp_path / "out").open("w") as file:
+        _as_stdout(monkeypatch, file, real=True)
+        writer.write("before")
+    _as_stdout(monkeypatch, break_stdout(), real=real)
+    writer.write_together(["a", "b", "c"])
+    assert lost == [("logs", reason)] * 3
+
+
+def test_a_stream_closed_since_the_last_line_costs_each_line_and_raises_nothing(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lost: Lost
+) -> None:
+    with (tmp_path / "out").open("w") as file:
+        _as_stdout(monkeypatch, file, real=True)
+        writer.write("before")
+    writer.write_together(["a", "b", "c"])
+    assert lost == [("logs", "write_failed")] * 3
+
+
+@pytest.mark.parametrize("then", ["room again", "still full"])
+@pytest.mark.parametrize("taken", [3, 7, 12])
+def test_several_lines_that_a_full_disk_takes_in_parts_are_ended_or_mended_and_counted_one_by_one(
+    then: str, taken: int, writer: Writer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lost: Lost
+) -> None:
+    write = os.write
+    then_does = _refuse(errno.ENOSPC) if then == "still full" else write
+
+    def in_parts(fd: int, data: bytes) -> int:
+        monkeypatch.setattr(os, "write", then_does)
+        return write(fd, data[:taken])
+
+    with (tmp_path / "out").open("w") as file:
+        _as_stdout(monkeypatch, file, real=True)
+        writer.write("0")
+        monkeypatch.setattr(os, "write", in_parts)
+        writer.write_together(["11111", "22222", "33333"])
+        monkeypatch.setattr(os, "write", write)
+        writer.write("4")
+    if then == "room again":
+        assert (tmp_path / "out").read_text() == "0\n11111\n22222\n33333\n4\n"
+        assert lost == []
+    else:
+        # One that was taken but for its newline is whole when the next one has mended it.
+        first = {3: "111\n", 7: "11111\n2\n", 12: "11111\n22222\n"}[taken]
+        assert (tmp_path / "out").read_text() == f"0\n{first}4\n"
+        assert lost == [("logs", "write_failed")] * {3: 3, 7: 2, 12: 1}[taken]
+
+
+def test_what_throws_us_out_of_several_lines_passes_through_and_costs_none_uncounted(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lost: Lost
+) -> None:
+    written: list[bytes] = []
+
+    def write(fd: int, data: bytes) -> int:
+        if written:
+            raise SystemExit
+        written.append(data)
+        return len(data)
+
+    with (tmp_path / "out").open("w") as file:
+        _as_stdout(monkeypatch, file, real=True)
+        writer.write("first")
+        monkeypatch.setattr(os, "write", write)
+        with pytest.raises(SystemExit):
+            writer.write_together(["x" * 10_000] * 10)
+        monkeypatch.undo()
+    assert len(lost) == 10 - written[0].count(b"\n")
+    assert set(lost) == {("logs", "write_failed")}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from json.encoder import JSONEncoder, encode_basestring
-from time import time
+from time import time_ns
 from typing import Any, Final, TypeVar
 
 from obskit.exchange import Exchange, Finding
@@ -28,6 +28,7 @@ from obskit.plain import (
 from obskit.redact import REDACTED, is_secret_name
 from obskit.signals.writer import MAX_LINE_BYTES
 
+_MAX_HEAD_BYTES: Final = MAX_LINE_BYTES // 2
 _SHORT_TEXT: Final = 256
 _NOTE_BYTES: Final = 64
 # What comes again (routes, clients, keys) is remembered as it is written: so many of a kind, none longer than this.
@@ -42,19 +43,26 @@ _V = TypeVar("_V")
 # Method, route, status, outcome and level.
 _Kind = tuple[str, str | None, int | None, str | None, str]
 _dumps = JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
-_second_text: tuple[int, str] = (-(2**62), "")
+_SECOND_NS: Final = 1_000_000_000
+# The second that was told last, in nanoseconds, and its text up to the point.
+_second: tuple[int, str] = (-(2**62), "")
 
 
-def timestamp(unix_s: float | None = None) -> str:
+def timestamp(unix_ns: int | None = None) -> str:
     """RFC 3339 UTC with microseconds, such as 2026-01-31T23:59:59.000001Z."""
-    global _second_text
-    now = time() if unix_s is None else unix_s
-    second, text = _second_text
-    if not 0.0 <= now - second < 1.0:
-        second = int(now)
-        text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.%%06dZ")
-        _second_text = (second, text)
-    return text % int((now - second) * 1e6)
+    now = time_ns() if unix_ns is None else unix_ns
+    second, text = _second
+    if not 0 <= now - second < _SECOND_NS:
+        second, text = _second_of(now)
+    return f"{text}{(now - second) // 1_000:06d}Z"
+
+
+def _second_of(unix_ns: int) -> tuple[int, str]:
+    global _second
+    second = unix_ns // _SECOND_NS
+    text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
+    _second = found = (second * _SECOND_NS, text)
+    return found
 
 
 def quote(text: str, limit: int = MAX_TEXT) -> str:
@@ -94,10 +102,12 @@ class LineFormat:
         self.pid = pid
         self._keys = _Keys(BASE_KEYS, is_secret)
         self._canonical_keys = _Keys(_CANONICAL_KEYS, is_secret)
-        # Pieces of canonical lines: what stands between ids, path and numbers; the client's address; its user agent.
+        # Pieces of canonical lines, each with what stands behind it: between ids, path and numbers; paths; the client's
+        # address; its user agent.
         self._kinds: _Remembered[_Kind, tuple[str, str, str]] = _Remembered()
-        self._clients: _Remembered[str, str] = _Remembered()
-        self._agents: _Remembered[str, str] = _Remembered()
+        self._paths: _Remembered[str, str] = _Remembered()
+        self._clients: _Remembered[str | None, str] = _Remembered()
+        self._agents: _Remembered[str | None, str] = _Remembered()
 
     def line(
         self, level: str, event: str, logger: str, exchange: Exchange | None, fields: Mapping[str, Any]
@@ -122,87 +132,129 @@ class LineFormat:
         return _whole(head(MAX_TEXT), head, fields, facts, self._keys)
 
     def canonical(self, exchange: Exchange) -> str:
-        """The one line that says how a request went."""
-        path = exchange.shown_path
-        if path is None:
-            path = path_of(exchange, self.is_secret)
-        client, agent = exchange.client_address, exchange.user_agent
-        head = self._told(
-            exchange,
-            encode_basestring(path),
-            "null" if client is None else self._clients.get(client) or self._client(client),
-            "null" if not agent else self._agents.get(agent) or self._agent(exchange, agent),
+        """The one line that says how a request went; of one that has been settled."""
+        ended = exchange.ended_ns
+        ended = time_ns() if ended is None else exchange.started_unix_ns + ended - exchange.started_ns
+        second, second_text = _second
+        microseconds = (ended - second) // 1_000 + 1_000_000  # whose first digit is not written: six are left
+        if microseconds // 1_000_000 != 1:
+            second, second_text = _second_of(ended)
+            microseconds = (ended - second) // 1_000 + 1_000_000
+        kind = (exchange.method, exchange.http_route, exchange.status, exchange.outcome, exchange.level)
+        before_ids, before_path, before_numbers = self._kinds.get(kind) or self._kind(kind)
+        # What holds no secret is remembered, and then no other signal has to look at it again.
+        path = exchange.url_path
+        path_piece = self._paths.get(path)
+        if path_piece is None:
+            path_piece = self._path(exchange)
+        else:
+            exchange.shown_path = path
+        agent = exchange.user_agent
+        agent_piece = self._agents.get(agent)
+        if agent_piece is None:
+            agent_piece = self._agent(exchange)
+        else:
+            exchange.shown_agent = agent
+        duration = exchange.duration_s
+        lasted = f"{duration:.6f}"
+        first_byte = exchange.first_byte_s
+        if first_byte is None:
+            to_first_byte = "null"
+        else:  # an answer in one piece: to write a number of this kind takes as long as all the rest
+            to_first_byte = lasted if first_byte == duration else f"{first_byte:.6f}"
+        size: int | str = exchange.response_bytes
+        if exchange.server_sends_file and not exchange.response_complete:
+            size = "null"
+        pieces = (
+            '{"timestamp":"',
+            second_text,
+            f"{microseconds}"[1:],  # in half the time that :06d takes
+            before_ids,
+            exchange.trace_id,
+            '","span_id":"',
+            exchange.span_id,
+            '","request_id":"',
+            exchange.trace_id
+            if exchange.request_id is exchange.trace_id
+            else quote(exchange.request_id)[1:-1],
+            before_path,
+            path_piece,
+            before_numbers,
+            f'{lasted},"ttfb_s":{to_first_byte},"request_bytes":{exchange.request_bytes},"response_bytes":{size}',
+            self._clients.get(exchange.client_address) or self._client(exchange.client_address),
+            agent_piece,
         )
+        line = "".join(pieces)
         if (
             exchange.facts
+            or exchange.findings
             or exchange.exception is not None
             or exchange.queue_s is not None
-            or exchange.findings
-            or not head.isascii()
-            or "\x7f" in head
-            or len(head) >= MAX_LINE_BYTES // 2
+            or not line.isascii()
+            or "\x7f" in line
+            or len(line) >= _MAX_HEAD_BYTES
         ):
-            own = own_fields(exchange, self.is_secret)
-            return _whole(
-                head, lambda limit: self._cut(exchange, limit), own, exchange.facts, self._canonical_keys
+            return self._longer(exchange, pieces)
+        line += "[]}"  # in place, as it is nobody else's
+        return line
+
+    def _longer(self, exchange: Exchange, pieces: tuple[str, ...]) -> str:
+        """The same with what few requests have, and with its texts cut: escapes take up to six bytes a character."""
+        findings = finding_names(exchange) if exchange.findings else "[]"
+
+        def cut(limit: int) -> str:
+            path = quote(path_of(exchange, self.is_secret), limit)
+            client = _client_piece(exchange.client_address, limit)
+            agent = self._agent_piece(agent_of(exchange, self.is_secret), limit)
+            return "".join(
+                (*pieces[:_PATH_PIECE], path, *pieces[_PATH_PIECE + 1 : -2], client, agent, findings)
             )
-        head += "}"  # in place, as it is nobody else's
-        return head
 
-    def _told(self, exchange: Exchange, path: str, client: str, agent: str) -> str:
-        """A canonical line up to its findings, out of what is JSON already."""
-        method, route, status = exchange.method, exchange.http_route, exchange.status
-        kind = (method, route, status, exchange.outcome, exchange.level)
-        before_ids, before_path, before_numbers = self._kinds.get(kind) or self._kind(kind)
-        trace_id, request_id = exchange.trace_id, exchange.request_id
-        request_id = f'"{trace_id}"' if request_id is trace_id else quote(request_id)
-        first_byte_ns, started_ns = exchange.first_byte_ns, exchange.started_ns
-        ended_ns = exchange.last_byte_ns or exchange.ended_ns
-        duration = exchange.duration if ended_ns is None else (ended_ns - started_ns) * 1e-9
-        to_first_byte = "null" if first_byte_ns is None else f"{(first_byte_ns - started_ns) * 1e-9:.6f}"
-        sent = exchange.response_bytes
-        unknown = exchange.server_sends_file and not exchange.response_complete
-        return (
-            f'{{"timestamp":"{timestamp()}{before_ids}{trace_id}","span_id":"{exchange.span_id}",'
-            f'"request_id":{request_id}'
-            f'{before_path}{path}{before_numbers}{duration:.6f},"ttfb_s":{to_first_byte},'
-            f'"request_bytes":{exchange.request_bytes},"response_bytes":{"null" if unknown else sent},'
-            f'"client_address":{client},"user_agent":{agent},"worker_pid":{self.pid},'
-            f'"findings":{finding_names(exchange) if exchange.findings else "[]"}'
-        )
-
-    def _cut(self, exchange: Exchange, limit: int) -> str:
-        """The same with its texts cut: escapes take up to six bytes a character."""
-        return self._told(
-            exchange,
-            quote(path_of(exchange, self.is_secret), limit),
-            quote_or_null(exchange.client_address, limit),
-            quote_or_null(agent_of(exchange, self.is_secret), limit),
-        )
+        own = own_fields(exchange, self.is_secret)
+        return _whole("".join((*pieces, findings)), cut, own, exchange.facts, self._canonical_keys)
 
     def _kind(self, kind: _Kind) -> tuple[str, str, str]:
         method, route, status, outcome, level = kind
         pieces = (
-            f'","level":"{level}","event":"{CANONICAL_EVENT}","logger":"obskit.http",{self._resource},"trace_id":"',
-            f',"http_request_method":"{method}","http_route":{quote(route or "")},"url_path":',
+            f'Z","level":"{level}","event":"{CANONICAL_EVENT}","logger":"obskit.http",{self._resource},"trace_id":"',
+            f'","http_request_method":"{method}","http_route":{quote(route or "")},"url_path":',
             f',"http_response_status_code":{"null" if status is None else status},"outcome":"{outcome}","duration_s":',
         )
         if len(route or "") <= _REMEMBERED_CHARACTERS:
             self._kinds.keep(kind, pieces)
         return pieces
 
-    def _client(self, address: str) -> str:
-        quoted = quote(address)
-        if len(address) <= _REMEMBERED_CHARACTERS:
-            self._clients.keep(address, quoted)
+    def _path(self, exchange: Exchange) -> str:
+        path = exchange.url_path
+        shown = path_of(exchange, self.is_secret)
+        quoted = encode_basestring(shown)
+        if shown is path and len(path) <= _REMEMBERED_CHARACTERS:  # one that holds a secret is not kept
+            self._paths.keep(path, quoted)
         return quoted
 
-    def _agent(self, exchange: Exchange, agent: str) -> str:
-        shown = agent_of(exchange, self.is_secret)
-        quoted = quote_or_null(shown)
-        if shown is agent and len(agent) <= _REMEMBERED_CHARACTERS:  # one that holds a secret is not kept
-            self._agents.keep(agent, quoted)
-        return quoted
+    def _client(self, address: str | None) -> str:
+        piece = _client_piece(address)
+        if address is None or len(address) <= _REMEMBERED_CHARACTERS:
+            self._clients.keep(address, piece)
+        return piece
+
+    def _agent(self, exchange: Exchange) -> str:
+        agent, shown = exchange.user_agent, agent_of(exchange, self.is_secret)
+        piece = self._agent_piece(shown)
+        if shown is agent and (agent is None or len(agent) <= _REMEMBERED_CHARACTERS):  # as above
+            self._agents.keep(agent, piece)
+        return piece
+
+    def _agent_piece(self, agent: str | None, limit: int = MAX_TEXT) -> str:
+        return f'{quote_or_null(agent, limit)},"worker_pid":{self.pid},"findings":'
+
+
+# Where the path stands among the pieces of a canonical line.
+_PATH_PIECE: Final = 10
+
+
+def _client_piece(address: str | None, limit: int = MAX_TEXT) -> str:
+    return f',"client_address":{quote_or_null(address, limit)},"user_agent":'
 
 
 class _Keys:
@@ -249,7 +301,7 @@ def _whole(
 ) -> str:
     """Head, facts and own fields as one line; what makes it too long is left out, the facts first."""
     head = _visible(head)
-    if _too_long(head, MAX_LINE_BYTES // 2):
+    if _too_long(head, _MAX_HEAD_BYTES):
         head = _visible(make_head(_SHORT_TEXT))
     if not own and not facts:
         return head + "}"

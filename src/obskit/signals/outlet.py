@@ -32,7 +32,8 @@ class Outlet:
         self.stream = stream
         self.fd = fd
         self._known: tuple[int, int] | None = None
-        self._write: Callable[[bytes], int] = self._refuse
+        self.write_at_once: Callable[[bytes], int] = self._refuse
+        """Write what goes without waiting, for any number of threads at a time. Raises OSError or WouldBlock."""
         self._by_flag = False
         self.never_full = False
         """Whether nobody has to read what is written: a file on a disk."""
@@ -44,7 +45,8 @@ class Outlet:
         A pipe does that up to PIPE_BUF (POSIX), a file for any number, unless its disk is full.
         """
         self._look()
-        self._looked = monotonic()
+        self.looked = monotonic()
+        """When it was last seen what the descriptor means."""
 
     def write(self, data: bytes) -> int:
         """Write what can be written at once; returns how many bytes. Raises WouldBlock, or OSError.
@@ -52,22 +54,13 @@ class Outlet:
         For one thread at a time.
         """
         now = monotonic()
-        if not 0.0 <= now - self._looked < LOOK_EVERY_S:
+        if not 0.0 <= now - self.looked < LOOK_EVERY_S:
             self._look()
-            self._looked = now
+            self.looked = now
         try:
             return self._written(data)
         except BlockingIOError:
             raise WouldBlock from None
-
-    def pass_on(self, data: bytes) -> int:
-        """The same of at most `whole` bytes, for any number of threads at a time; 0 if it is to be done in turn.
-
-        Raises OSError where nothing has been written.
-        """
-        if not 0.0 <= monotonic() - self._looked < LOOK_EVERY_S:
-            return 0
-        return self._write(data)
 
     def wait(self, timeout_s: float) -> None:
         """Return when something may be written again, or after this many seconds."""
@@ -87,9 +80,9 @@ class Outlet:
         self.never_full = stat.S_ISREG(seen.st_mode) or _is_null(seen)
         self._by_flag = not self.never_full and hasattr(os, "RWF_NOWAIT")
         if self.never_full:
-            self._write = self._plain
+            self.write_at_once = self._plain
         elif self._by_flag:
-            self._write = self._no_wait
+            self.write_at_once = self._no_wait
         else:
             self._reopen()
         if self.never_full:
@@ -99,13 +92,13 @@ class Outlet:
 
     def _written(self, data: bytes) -> int:
         try:
-            return self._write(data)
+            return self.write_at_once(data)
         except OSError as error:
             if not self._by_flag or error.errno not in _NOT_THIS_WAY:
                 raise
         self._by_flag = False
         self._reopen()
-        return self._write(data)
+        return self.write_at_once(data)
 
     def _plain(self, data: bytes) -> int:
         return os.write(self.fd, data)
@@ -116,10 +109,10 @@ class Outlet:
 
     def _reopen(self) -> None:
         try:
-            self._write = _Reopened(self.fd).write
+            self.write_at_once = _Reopened(self.fd).write
         except OSError:
             self.patient, self.whole = True, 0
-            self._write = self._refuse
+            self.write_at_once = self._refuse
 
     def _refuse(self, data: bytes) -> int:
         raise WouldBlock

@@ -16,14 +16,16 @@ import sys
 import threading  # looked up when used: gevent may replace what is in it after we were imported
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Final, TextIO
 
-from obskit.signals.outlet import Outlet, WouldBlock
+from obskit.signals.outlet import LOOK_EVERY_S, Outlet, WouldBlock
 
 # One write of a whole line keeps the lines of several workers apart on one pipe.
 MAX_LINE_BYTES: Final = 16_384
+# Several lines at once are written in pieces of at most this, and of what the kernel keeps whole.
+_TOGETHER_BYTES: Final = 65_536
 MAX_BACKLOG_BYTES: Final = 4 * 1024 * 1024
 # How long the thread waits before it looks again whether it is still wanted.
 _WAIT_S: Final = 0.5
@@ -71,36 +73,82 @@ class Writer:
         try:
             line += "\n"
             data = line.encode("utf-8", "replace")
-            if not self._pass_by(data):
-                self._in_turn(data)
+            outlet = self._outlet
+            written = 0 if outlet is None else self._pass_by(outlet, data)
+            if written != len(data):
+                self._go_on(outlet, data, written)
         except Exception:  # a stream the application put there may raise anything
             self._dropped("logs", "write_failed")
 
-    def _pass_by(self, data: bytes) -> bool:
-        """Write a line beside other threads, if the kernel keeps it whole and nothing waits; whether it was written."""
+    def write_together(self, lines: Sequence[str]) -> None:
+        """The same of several lines, in their order, with as few calls as keep each of them whole."""
+        left = len(lines)
+        try:
+            data = "\n".join([*lines, ""]).encode("utf-8", "replace")
+            at = 0
+            while at < len(data):
+                end = self._end_of_whole(data, at)
+                self._write_chunk(data[at:end])
+                left -= data.count(b"\n", at, end)
+                at = end
+            left = 0
+        except Exception:
+            return  # what is left is counted
+        finally:  # also where something throws us out
+            for _ in range(left):
+                self._dropped("logs", "write_failed")
+
+    def _end_of_whole(self, data: bytes, at: int) -> int:
+        """The end of the lines from here on that one call keeps whole; of one line, where it keeps none."""
         outlet = self._outlet
-        if outlet is None or len(data) > outlet.whole:
-            return False
+        most = 0 if outlet is None else min(outlet.whole, _TOGETHER_BYTES)
+        return (data.rfind(b"\n", at, at + most) + 1) or (data.index(b"\n", at) + 1)
+
+    def _write_chunk(self, chunk: bytes) -> None:
+        """Write lines at once, or else one by one, so that of those that cannot be written each is counted."""
+        outlet, written = self._outlet, 0
+        try:
+            written = 0 if outlet is None else self._pass_by(outlet, chunk)
+        except Exception:  # nothing is written; each of them will say the same
+            written = 0
+        if written == len(chunk):
+            return
+        for text in chunk.split(b"\n")[:-1]:
+            line = text + b"\n"
+            if written < len(line):
+                try:
+                    self._go_on(outlet, line, written)
+                except Exception:  # as above
+                    self._dropped("logs", "write_failed")
+            written = max(0, written - len(line))
+
+    def _pass_by(self, outlet: Outlet, data: bytes) -> int:
+        """Write lines beside other threads, if the kernel keeps them whole and nothing waits; how much was written."""
         stream = outlet.stream
-        if stream is not sys.stdout or stream is not sys.__stdout__:
-            return False
+        if stream is not sys.stdout or stream is not sys.__stdout__ or len(data) > outlet.whole:
+            return 0
         passing = self._passing
         passing.append(None)  # before we look: who is about to write in parts sees us, or we see him
         try:
             if self._one_by_one or self._backlog or self._torn:
-                return False
+                return 0
+            if not 0.0 <= monotonic() - outlet.looked < LOOK_EVERY_S:
+                return 0
             if outlet.never_full:
                 stream.flush()  # as below
-            elif stream.fileno() != outlet.fd:
-                return False
-            written = outlet.pass_on(data)
+                return os.write(outlet.fd, data)
+            return outlet.write_at_once(data) if stream.fileno() == outlet.fd else 0
         except (OSError, WouldBlock):
-            return False  # nothing is written: in turn it may be, or wait, or fail for good
+            return 0  # nothing is written: in turn it may be, or wait, or fail for good
         finally:
             passing.pop()
-        if 0 < written < len(data):
+
+    def _go_on(self, outlet: Outlet | None, data: bytes, written: int) -> None:
+        """Write what has not passed by: the rest of a line, or all of it in its turn."""
+        if outlet is not None and 0 < written < len(data):
             self._finish(outlet, data[written:])
-        return written > 0
+        else:
+            self._in_turn(data)
 
     def _finish(self, outlet: Outlet, rest: bytes) -> None:
         """Write the rest of a line that a file took in parts: its disk is full, or nearly. Raises OSError."""
