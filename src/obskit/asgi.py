@@ -9,7 +9,7 @@ from __future__ import annotations
 from asyncio import Future, shield
 from collections.abc import Awaitable, Callable, MutableMapping
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, Self
 
 from obskit.asgi_lifespan import Lifespan
 from obskit.asgi_scope import (
@@ -113,7 +113,8 @@ class AsgiDoor:
                             scope[key] = value
                     if path not in pipeline.excluded and not (MARK in scope and recorded(scope)):
                         exchange, request_id = read_scope(kind, scope, way.headers)
-                        call = (_HttpCall if http else _WebSocketCall)(pipeline, exchange, receive, send)
+                        made = _HttpCall() if http else _WebSocketCall()
+                        call = made.begin(pipeline, exchange, receive, send)
                         pipeline.open(exchange, request_id)
                         scope[MARK] = exchange
                         entered = pipeline.enter(exchange)
@@ -214,12 +215,14 @@ class _Call:
 
     __slots__ = ("_receive", "_send", "exchange", "pipeline", "presence")
 
-    def __init__(self, pipeline: Pipeline, exchange: Exchange, receive: Receive, send: Send) -> None:
+    def begin(self, pipeline: Pipeline, exchange: Exchange, receive: Receive, send: Send) -> Self:
+        """Instead of an `__init__`, which Python 3.12 and before call in a roundabout way."""
         self.pipeline = pipeline
         self.exchange = exchange
         self._receive = receive
         self._send = send
         self.presence: Presence | None = None
+        return self
 
     async def receive(self) -> Message:
         raise NotImplementedError
@@ -234,7 +237,7 @@ class _Call:
 class _HttpCall(_Call):
     __slots__ = ("_flag", "_last_handed_over", "_trailers")
 
-    def __init__(self, pipeline: Pipeline, exchange: Exchange, receive: Receive, send: Send) -> None:
+    def begin(self, pipeline: Pipeline, exchange: Exchange, receive: Receive, send: Send) -> Self:
         self.pipeline = pipeline
         self.exchange = exchange
         self._receive = receive
@@ -251,6 +254,7 @@ class _HttpCall(_Call):
             else:
                 complete = exchange.request_complete
                 self._flag, self.presence = sight(receive, pipeline.failed, has_body=not complete)
+        return self
 
     async def receive(self) -> Message:
         presence = self.presence
@@ -428,9 +432,9 @@ class _WebSocketCall(_Call):
 
     __slots__ = ("_closed_by_client",)
 
-    def __init__(self, pipeline: Pipeline, exchange: Exchange, receive: Receive, send: Send) -> None:
-        super().__init__(pipeline, exchange, receive, send)
+    def begin(self, pipeline: Pipeline, exchange: Exchange, receive: Receive, send: Send) -> Self:
         self._closed_by_client = False
+        return super().begin(pipeline, exchange, receive, send)
 
     async def receive(self) -> Message:
         message = await self._receive()
