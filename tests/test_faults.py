@@ -88,10 +88,9 @@ def test_a_signal_that_fails_behind_the_wsgi_door_is_counted_and_unseen(stage: s
     ("owner", "helper", "stage"),
     [
         (asgi, "read_scope", "asgi.open"),
-        (asgi._HttpCall, "__init__", "asgi.open"),
+        (asgi._HttpCall, "begin", "asgi.open"),
         (asgi._HttpCall, "_note_sent", "asgi.send"),
         (asgi._HttpCall, "_complete", "asgi.send"),
-        (asgi, "length", "asgi.send"),
         (asgi._HttpCall, "_with_request_id", "asgi.send"),
         (presence._Queue, "left", "asgi.presence"),
         (presence._Queue, "close", "adapter.route"),
@@ -131,7 +130,7 @@ def test_a_message_that_is_no_message_is_counted_and_handed_on() -> None:
         assert notes.stages == ["asgi.receive", "asgi.send"]
 
 
-@pytest.mark.parametrize(("helper", "stages"), [("__init__", {"asgi.open"}), ("_complete", {"asgi.receive"})])
+@pytest.mark.parametrize(("helper", "stages"), [("begin", {"asgi.open"}), ("_complete", {"asgi.receive"})])
 def test_a_helper_of_the_websocket_call_that_fails_is_counted_and_unseen(
     monkeypatch: pytest.MonkeyPatch, helper: str, stages: set[str]
 ) -> None:

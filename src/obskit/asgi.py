@@ -9,14 +9,22 @@ from __future__ import annotations
 from asyncio import Future, shield
 from collections.abc import Awaitable, Callable, MutableMapping
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, Self
 
 from obskit.asgi_lifespan import Lifespan
-from obskit.asgi_scope import MARK, Scope, has_body, header_kinds, length, read_scope, recorded
+from obskit.asgi_scope import (
+    BODILESS_METHODS,
+    MARK,
+    Scope,
+    has_body,
+    header_kinds,
+    read_scope,
+    recorded,
+)
 from obskit.desk import Desk
 from obskit.exchange import HEAD_BYTES, Exchange, digested
-from obskit.pipeline import UNAVAILABLE, Answer, Endpoint, Entered, Pipeline
-from obskit.presence import Presence, sight
+from obskit.pipeline import UNAVAILABLE, Answer, Endpoint, Pipeline
+from obskit.presence import FLAGGED, Presence, sight
 
 __all__ = ["MARK", "AsgiDoor", "RouteOf", "Scope"]
 
@@ -28,6 +36,7 @@ AsgiApp = Callable[[Scope, Receive, Send], Awaitable[Any]]
 RawAnswer = tuple[int, list[tuple[bytes, bytes]], bytes]
 RouteOf = Callable[[Scope, int | None], str | None]
 
+_HEAD = slice(HEAD_BYTES)
 _SERVED = ("http", "websocket")
 _BODY_TYPES = frozenset({"http.response.body", "http.response.pathsend", "http.response.zerocopysend"})
 # Close codes with which a peer ends a WebSocket in good order (RFC 6455 §7.4.1; 1012 is a restarting server).
@@ -84,42 +93,46 @@ class AsgiDoor:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
         way = self._way
         pipeline = way.pipeline
-        kind = None
+        kind: Any = None
         call: _Call | None = None
-        entered: Entered | None = None
-        endpoint: Endpoint | None = None
         answer: RawAnswer | None = None
         try:
             kind = scope.get("type")
-            if kind in _SERVED:
-                if not pipeline.serving and scope.get("path") not in pipeline.excluded:
+            http = kind == "http"
+            if http or kind == "websocket":
+                path = scope.get("path")
+                if not pipeline._serving.over and path not in pipeline.excluded:
                     pipeline.serve_soon()
-                if kind == "http" and (scope.get("path") in pipeline.endpoints or scope.get("root_path")):
-                    endpoint = self._endpoint(scope)
-                if endpoint is not None:
-                    answer = await self._ask(endpoint, scope)
-                else:
-                    call, request_id = way.read(kind, scope, receive, send)
-                    if call is not None:
-                        pipeline.open(call.exchange, request_id)
-                        scope[MARK] = call.exchange
-                        entered = pipeline.enter(call.exchange)
+                if http and (path in pipeline.endpoints or scope.get("root_path")):
+                    answer = (
+                        await self._answer(endpoint, scope) if (endpoint := self._endpoint(scope)) else None
+                    )
+                if answer is None:
+                    for key, value in way.scope_defaults:
+                        if key not in scope:
+                            scope[key] = value
+                    if path not in pipeline.excluded and not (MARK in scope and recorded(scope)):
+                        exchange, request_id = read_scope(kind, scope, way.headers)
+                        made = _HttpCall() if http else _WebSocketCall()
+                        call = made.begin(pipeline, exchange, receive, send)
+                        pipeline.open(exchange, request_id)
+                        scope[MARK] = exchange
+                        entered = pipeline.enter(exchange)
             elif kind == "lifespan":
                 send = self._lifespan.flushing(send)
                 await pipeline.begun()
         except Exception as error:
             pipeline.lost(None if call is None else call.exchange, "asgi.open", error)
             call = None
-            answer = None if endpoint is None else _UNAVAILABLE
         except BaseException as error:
             pipeline.lost(None if call is None else call.exchange, "asgi.open", error)
             raise
-        if answer is not None:
-            status, headers, body = answer
-            await send({"type": "http.response.start", "status": status, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
-            return None
         if call is None:
+            if answer is not None:
+                status, headers, body = answer
+                await send({"type": "http.response.start", "status": status, "headers": headers})
+                await send({"type": "http.response.body", "body": body})
+                return None
             if kind == "lifespan" and self.answers_lifespan:
                 return await self._lifespan.answer(receive, send)
             # Excluded, of another type, or recorded by a door further out, which will find the route.
@@ -137,9 +150,16 @@ class AsgiDoor:
             way.in_flight -= 1
             try:
                 pipeline.leave(entered)
-                way.finish(call, scope)
+                try:
+                    if call.presence is not None:
+                        call.presence.close()
+                    if exchange.http_route is None and way.route_of is not None:
+                        exchange.http_route = way.route_of(scope, exchange.status)
+                except Exception as error:
+                    pipeline.failed("adapter.route", error)
+                pipeline.close(exchange)
             except Exception as failure:
-                pipeline.lost(call.exchange, "asgi.close", failure)
+                pipeline.lost(exchange, "asgi.close", failure)
 
     def _endpoint(self, scope: Scope) -> Endpoint | None:
         # In ASGI the path includes the prefix the application is served under.
@@ -151,6 +171,13 @@ class AsgiDoor:
         if path not in self.pipeline.endpoints or recorded(scope):
             return None
         return self.pipeline.endpoint(path, scope.get("raw_path"))
+
+    async def _answer(self, endpoint: Endpoint, scope: Scope) -> RawAnswer:
+        try:
+            return await self._ask(endpoint, scope)
+        except Exception as error:
+            self.pipeline.failed("asgi.open", error)
+            return _UNAVAILABLE
 
     async def _ask(self, endpoint: Endpoint, scope: Scope) -> RawAnswer:
         headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope.get("headers", ())}
@@ -182,38 +209,20 @@ class _Way:
     def __deepcopy__(self, memo: object) -> _Way:
         return self  # what a copy of the door serves is recorded where that of the door is
 
-    def read(self, kind: str, scope: Scope, receive: Receive, send: Send) -> tuple[_Call | None, str | None]:
-        """The request on its way through this door, and the id its client gave it; no call if it is excluded."""
-        for key, value in self.scope_defaults:
-            scope.setdefault(key, value)
-        outer = scope.get(MARK)
-        if (outer is not None and not outer.closed) or scope.get("path") in self.pipeline.excluded:
-            return None, None
-        exchange, request_id = read_scope(scope, self.headers)
-        make = _HttpCall if kind == "http" else _WebSocketCall
-        return make(self.pipeline, exchange, receive, send), request_id
-
-    def finish(self, call: _Call, scope: Scope) -> None:
-        exchange = call.exchange
-        try:
-            call.returned()
-            if exchange.http_route is None and self.route_of is not None:
-                exchange.http_route = self.route_of(scope, exchange.status)
-        except Exception as error:
-            self.pipeline.failed("adapter.route", error)
-        self.pipeline.close(exchange)
-
 
 class _Call:
     """One request on its way through the door. Subclasses note what its messages say."""
 
-    __slots__ = ("_receive", "_send", "exchange", "pipeline")
+    __slots__ = ("_receive", "_send", "exchange", "pipeline", "presence")
 
-    def __init__(self, pipeline: Pipeline, exchange: Exchange, receive: Receive, send: Send) -> None:
+    def begin(self, pipeline: Pipeline, exchange: Exchange, receive: Receive, send: Send) -> Self:
+        """Instead of an `__init__`, which Python 3.12 and before call in a roundabout way."""
         self.pipeline = pipeline
         self.exchange = exchange
         self._receive = receive
         self._send = send
+        self.presence: Presence | None = None
+        return self
 
     async def receive(self) -> Message:
         raise NotImplementedError
@@ -224,27 +233,31 @@ class _Call:
     def raised(self, error: BaseException) -> None:
         self.exchange.exception = error
 
-    def returned(self) -> None:
-        """The application has returned or raised."""
-
 
 class _HttpCall(_Call):
-    __slots__ = ("_flag", "_has_body", "_last_handed_over", "_presence", "_trailers")
+    __slots__ = ("_flag", "_last_handed_over", "_trailers")
 
-    def __init__(self, pipeline: Pipeline, exchange: Exchange, receive: Receive, send: Send) -> None:
+    def begin(self, pipeline: Pipeline, exchange: Exchange, receive: Receive, send: Send) -> Self:
         self.pipeline = pipeline
         self.exchange = exchange
         self._receive = receive
         self._send = send
-        self._trailers = False
-        self._last_handed_over = False
-        body = self._has_body = has_body(exchange)
-        exchange.request_complete = not body
+        self._trailers = self._last_handed_over = False
+        declared = exchange.declared_request_bytes
+        exchange.request_complete = exchange.method in BODILESS_METHODS if declared is None else declared <= 0
         # What the server itself shows of the client, or another way to see it.
-        self._flag, self._presence = sight(receive, pipeline.failed, has_body=body)
+        self._flag = self.presence = None
+        owner = getattr(receive, "__self__", None)
+        if owner is not None:
+            if type(owner) in FLAGGED:
+                self._flag = owner
+            else:
+                complete = exchange.request_complete
+                self._flag, self.presence = sight(receive, pipeline.failed, has_body=not complete)
+        return self
 
     async def receive(self) -> Message:
-        presence = self._presence
+        presence = self.presence
         if presence is None:
             message = await self._receive()
         elif not presence.early:
@@ -288,28 +301,35 @@ class _HttpCall(_Call):
                 # While the application was still reading: the upload is what was cut. Once the client has left, uvicorn
                 # says only that: what had arrived is not handed out any more.
                 arrived = getattr(self._flag, "more_body", True) is False
-                exchange.upload_cut = not (exchange.request_complete or arrived) and self._has_body
+                exchange.upload_cut = not (exchange.request_complete or arrived) and has_body(exchange)
         except Exception as error:
             self.pipeline.failed("asgi.receive", error)
         return message
 
     async def send(self, message: Message) -> None:
         exchange, flag = self.exchange, self._flag
-        kind = None
+        kind, whole = None, False
         try:
             kind = message["type"]
             if flag is not None:
                 if flag.disconnected and not exchange.response_complete:
                     exchange.disconnected = True
-            elif self._presence is not None:
-                self._look(self._presence)
-            # Before the send: hypercorn says http.disconnect from within its last one.
+            elif self.presence is not None:
+                self._look(self.presence)
             if kind == "http.response.start":
                 if self.pipeline.echo_request_id:
                     message = self._with_request_id(message)
-            elif not self._last_handed_over and self._is_last(kind, message):
-                self._last_handed_over = True
-                self.pipeline.answering(exchange)
+            elif not self._last_handed_over:
+                if kind == "http.response.body":
+                    last = whole = not self._trailers and (
+                        "more_body" not in message or not message["more_body"]
+                    )
+                else:
+                    last = self._is_last(kind, message)
+                if last:
+                    # Before the send: hypercorn says http.disconnect from within its last one.
+                    self._last_handed_over = True
+                    self.pipeline.answering(exchange)
         except Exception as error:
             self.pipeline.failed("asgi.send", error)
         try:
@@ -326,8 +346,32 @@ class _HttpCall(_Call):
         try:
             if flag is not None and flag.disconnected and not exchange.response_complete:
                 exchange.disconnected = True
-            # What is sent to a client that has left goes nowhere; servers accept it in silence.
-            if not exchange.disconnected:
+            if exchange.disconnected:
+                return  # what is sent to a client that has left goes nowhere; servers accept it in silence
+            if (
+                whole
+                and exchange.first_byte_ns is None
+                and exchange.method != "HEAD"
+                and (body := message.get("body"))
+            ):
+                # Nearly every response is one message behind its start; `_note_sent` knows all others.
+                exchange.response_bytes = len(body)
+                exchange.first_byte_ns = exchange.last_byte_ns = perf_counter_ns()
+                exchange.response_head = bytes(body[_HEAD])
+                exchange.response_complete = True
+            elif kind == "http.response.start":
+                exchange.status = message["status"]
+                exchange.response_started = True
+                self._trailers = "trailers" in message and message["trailers"]
+                headers = exchange.response_headers = message.get("headers", ())
+                for name, value in headers:
+                    if name == b"content-length" or (len(name) == 14 and name.lower() == b"content-length"):
+                        # As in `length`, without a call.
+                        exchange.declared_response_bytes = (
+                            int(value) if value.isdigit() and len(value) < 19 else None
+                        )
+                        break
+            else:
                 self._note_sent(kind, message)
         except Exception as error:
             self.pipeline.failed("asgi.send", error)
@@ -345,10 +389,6 @@ class _HttpCall(_Call):
             if self.exchange.response_bytes + len(body) < declared:
                 self._note_sent("http.response.body", message)
 
-    def returned(self) -> None:
-        if self._presence is not None:
-            self._presence.close()
-
     def _look(self, presence: Presence) -> None:
         try:
             if not self.exchange.response_complete and presence.left():
@@ -360,27 +400,13 @@ class _HttpCall(_Call):
         exchange = self.exchange
         if kind == "http.response.body":
             body = message.get("body", b"")
-            last = not (message.get("more_body", False) or self._trailers)
             if body and exchange.method != "HEAD":
                 exchange.response_bytes += len(body)
                 if exchange.first_byte_ns is None:
-                    now = exchange.first_byte_ns = perf_counter_ns()
-                    exchange.response_head = bytes(body[:HEAD_BYTES])
-                    if last:
-                        exchange.last_byte_ns = now
-                        exchange.response_complete = True
-                        return
-            if last:
+                    exchange.first_byte_ns = perf_counter_ns()
+                    exchange.response_head = bytes(body[_HEAD])
+            if not (message.get("more_body", False) or self._trailers):
                 self._complete()
-        elif kind == "http.response.start":
-            exchange.status = message["status"]
-            exchange.response_started = True
-            self._trailers = message.get("trailers", False)
-            headers = exchange.response_headers = message.get("headers", ())
-            for name, value in headers:
-                if name == b"content-length" or (len(name) == 14 and name.lower() == b"content-length"):
-                    exchange.declared_response_bytes = length(value)
-                    break
         elif kind in ("http.response.pathsend", "http.response.zerocopysend"):
             # The server reads the file itself: the declared length is all we know of its size.
             now = perf_counter_ns()
@@ -406,9 +432,9 @@ class _WebSocketCall(_Call):
 
     __slots__ = ("_closed_by_client",)
 
-    def __init__(self, pipeline: Pipeline, exchange: Exchange, receive: Receive, send: Send) -> None:
-        super().__init__(pipeline, exchange, receive, send)
+    def begin(self, pipeline: Pipeline, exchange: Exchange, receive: Receive, send: Send) -> Self:
         self._closed_by_client = False
+        return super().begin(pipeline, exchange, receive, send)
 
     async def receive(self) -> Message:
         message = await self._receive()

@@ -12,7 +12,7 @@ Scope = MutableMapping[str, Any]
 
 MARK = "obskit.exchange"
 # Methods whose requests have no body unless they declare one.
-_BODILESS_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE"})
+BODILESS_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE"})
 _USER_AGENT, _REQUEST_ID, _LENGTH, _QUEUE, _CARRIED = range(5)
 
 
@@ -33,59 +33,58 @@ def header_kinds(carried: frozenset[bytes]) -> dict[bytes, int]:
     }
 
 
-def read_scope(scope: Scope, kinds: dict[bytes, int]) -> tuple[Exchange, str | None]:
+def read_scope(protocol: str, scope: Scope, kinds: dict[bytes, int]) -> tuple[Exchange, str | None]:
     """The exchange with all that is known before the application runs, and the client's request id."""
-    get = scope.get
     try:  # what every server says
         original, path, headers = scope["method"], scope["path"], scope["headers"]
+        scheme, version = scope["scheme"], scope["http_version"]
+        client, server, prefix = scope["client"], scope["server"], scope["root_path"]
     except KeyError:
+        get = scope.get
         original, path, headers = get("method", "GET"), get("path", ""), get("headers", ())
-    exchange = Exchange(scope["type"], original, path)
-    prefix = get("root_path")
+        scheme, version = get("scheme", "http"), get("http_version")
+        client, server, prefix = get("client"), get("server"), get("root_path")
+    exchange = Exchange(protocol, original, path)
     if prefix and path.startswith(prefix):
         exchange.path_prefix = prefix
     exchange.request = scope
     if original not in HTTP_METHODS:
         exchange.method = OTHER_METHOD
         exchange.method_original = str(original)[:64]
-    exchange.scheme = get("scheme", "http")
-    exchange.http_version = get("http_version")
-    client = get("client")
+    exchange.scheme = scheme
+    exchange.http_version = version
     if client:
         exchange.client_address = client[0] or None
-    server = get("server")
     if server:
         exchange.server_address, exchange.server_port = server[0], server[1]
     request_id: str | None = None
     if type(headers) is not list and hasattr(headers, "__next__"):
         headers = ()  # readable only once, and that is the application's
-    kind_of = kinds.get
     for raw_name, raw_value in headers:
-        kind = kind_of(raw_name)
-        if kind is None:
-            continue
-        if kind == _USER_AGENT:
-            exchange.user_agent = raw_value.decode("latin-1")
-        elif kind == _LENGTH:
-            exchange.declared_request_bytes = length(raw_value)
-        elif kind == _REQUEST_ID:
-            request_id = raw_value.decode("latin-1")
-        elif kind == _QUEUE:
-            if exchange.queue_start is None or raw_name == b"x-request-start":
-                exchange.queue_start = raw_value.decode("latin-1")
-        else:
-            name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-            carrier = exchange.carrier
-            if carrier is None:
-                carrier = exchange.carrier = {}
-            # Repeated fields join (RFC 9110 §5.3); a repeated traceparent thereby becomes invalid, as it must.
-            carrier[name] = f"{carrier[name]},{value}" if name in carrier else value
+        if raw_name in kinds:
+            kind = kinds[raw_name]
+            if kind == _USER_AGENT:
+                exchange.user_agent = raw_value.decode("latin-1")
+            elif kind == _LENGTH:
+                exchange.declared_request_bytes = length(raw_value)
+            elif kind == _REQUEST_ID:
+                request_id = raw_value.decode("latin-1")
+            elif kind == _QUEUE:
+                if exchange.queue_start is None or raw_name == b"x-request-start":
+                    exchange.queue_start = raw_value.decode("latin-1")
+            else:
+                name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+                carrier = exchange.carrier
+                if carrier is None:
+                    carrier = exchange.carrier = {}
+                # Repeated fields join (RFC 9110 §5.3); a repeated traceparent thereby becomes invalid, as it must.
+                carrier[name] = f"{carrier[name]},{value}" if name in carrier else value
     return exchange, request_id
 
 
 def has_body(exchange: Exchange) -> bool:
     declared = exchange.declared_request_bytes
-    return exchange.method not in _BODILESS_METHODS if declared is None else declared > 0
+    return exchange.method not in BODILESS_METHODS if declared is None else declared > 0
 
 
 def length(value: bytes) -> int | None:

@@ -112,6 +112,8 @@ class _Listener(Presence):
 
 _NOTHING, _FLAG, _QUEUE, _LISTEN = range(4)
 _kinds: dict[type, int] = {}
+FLAGGED: set[type] = set()
+"""The kinds of owner, of those that `sight` was asked about, whose flag it gives back."""
 
 
 def sight(receive: Receive, failed: Failed, *, has_body: bool) -> tuple[Any, Presence | None]:
@@ -125,6 +127,8 @@ def sight(receive: Receive, failed: Failed, *, has_body: bool) -> tuple[Any, Pre
     kind = _kinds.get(type(owner))
     if kind is None:
         kind = _kinds[type(owner)] = _kind_of(owner)
+        if kind == _FLAG:
+            FLAGGED.add(type(owner))
     if kind == _FLAG:
         return owner, None
     if kind == _QUEUE:

@@ -197,6 +197,25 @@ def test_a_log_out_is_no_loss_even_when_the_old_cookie_can_no_longer_be_verified
     assert lost() == []
 
 
+def test_a_log_out_of_an_application_inside_a_plain_one_is_no_loss(
+    browse: Any, lost: Any, install: Any
+) -> None:
+    def around(inner: Any) -> Any:
+        installed = install(inner)
+
+        async def plain(scope: Any, receive: Any, send: Any) -> None:
+            await installed(scope, receive, send)
+
+        return plain
+
+    before, after = browse(around(starlette())), browse(around(starlette("of the next deploy")))
+    before.get("/count")
+    cookie = before.cookie
+    before.get("/log-out")
+    after.get("/peek", f"session={cookie}")
+    assert lost() == []
+
+
 def test_a_websocket_that_brings_a_lost_session_is_found(browse: Any, lost: Any) -> None:
     app = browse().app
     cookie = cookie_of(starlette("of the other worker")).encode()

@@ -177,14 +177,14 @@ def test_mounts_with_a_parameter_are_not_remembered_by_value() -> None:
     finder = adapter.RouteFinder(app.router)
     for tenant in range(100):
         scope = http_scope(f"/tenants/{tenant}/none", root_path=f"/tenants/{tenant}", app_root_path="")
-        assert finder(scope, 404) is None
-    finder(http_scope("/api/none", root_path="/api", app_root_path=""), 404)
+        assert finder.find(scope, 404) is None
+    finder.find(http_scope("/api/none", root_path="/api", app_root_path=""), 404)
     assert list(finder._mounts) == ["/api"]
 
 
 def test_a_root_path_that_is_not_below_the_apps_own_is_no_mount() -> None:
     finder = adapter.RouteFinder(site().router)
-    assert finder(http_scope("/x", root_path="/a", app_root_path="/b"), 404) is None
+    assert finder.find(http_scope("/x", root_path="/a", app_root_path="/b"), 404) is None
 
 
 # ---- FastAPI --------------------------------------------------------------------------------------------------

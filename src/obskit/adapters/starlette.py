@@ -78,12 +78,8 @@ def _route_for(routes: Any, method: str, path: str, depth: int) -> str | None:
 
 def attach(app: Any, pipeline: Pipeline) -> Any:
     """Put the door around the stack: now if it has been built (the app has served), else when it is."""
-    finder = RouteFinder(app.router)
+    route_of = RouteFinder(app.router).find
     _silence_native_spans(app)
-
-    def route_of(scope: Scope, status: int | None) -> str | None:
-        sessions.note_ended(scope)
-        return finder(scope, status)
 
     def wrap(stack: Any) -> Any:
         # Usually within the first request: what fails here costs the telemetry of this application, and no more.
@@ -181,8 +177,15 @@ class RouteFinder:
         self._mounts: dict[str, _Mounted] = {}
         self._leaves: dict[int, Any] = {}
 
-    def __call__(self, scope: Scope, status: int | None) -> str | None:
+    def find(self, scope: Scope, status: int | None) -> str | None:
+        """The template at the end of a request; None where no route has matched. `status` is that of the response."""
+        if "session" in scope:
+            sessions.note_ended(scope)
         route = scope.get("route")
+        below_no_mount = "app_root_path" not in scope and "fastapi" not in scope
+        if below_no_mount and route is not None and not hasattr(route, "routes"):
+            template = getattr(route, "path_format", None)  # the whole already, as nearly always
+            return template if isinstance(template, str) else None
         root = scope.get("root_path", "")
         base = scope.get("app_root_path", root)
         mounted = self._mounted(root[len(base) :] if root.startswith(base) else "")
@@ -253,7 +256,7 @@ class ScopeRoutes:
             return None
         if self._finder is None or self._finder._router is not router:
             self._finder = RouteFinder(router)
-        return self._finder(scope, status)
+        return self._finder.find(scope, status)
 
 
 def _template(route: Any, scope: Scope) -> str | None:
