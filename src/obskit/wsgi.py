@@ -7,7 +7,6 @@ from recording twice.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from sys import exception as exception_now
@@ -16,20 +15,25 @@ from typing import Any
 
 from obskit.exchange import HEAD_BYTES, Exchange, Outcome, cut_off_by
 from obskit.pipeline import UNAVAILABLE, Answer, Endpoint, Entered, Pipeline
-from obskit.wsgi_environ import SELDOM, Environ, headers_of, length, read_environ, status_code
+from obskit.wsgi_environ import SELDOM, Environ, file_size, headers_of, length, read_environ, status_code
 from obskit.wsgi_input import observe_input
 
 StartResponse = Callable[..., Callable[[bytes], Any]]
 WsgiApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 RouteOf = Callable[[Environ], str | None]
+Beside = tuple[StartResponse, Answer | None]
 Ready = Callable[[Any], Any]
 Idle = Callable[[Any], bool]
 
 MARK = "obskit.exchange"
 # How far the server has come with a body.
 _NOT_YET, _AT_END, _RAISED = range(3)
-# What is known of a list or a tuple: its items are there, and there is nothing to close.
-_PLAIN = object()
+
+
+def _plain(body: Any) -> bool | None:
+    """A list or a tuple: its items are there, and there is nothing to close."""
+    kind = type(body)
+    return True if kind is list or kind is tuple else None
 
 
 class WsgiDoor:
@@ -40,13 +44,13 @@ class WsgiDoor:
         app: WsgiApp,
         pipeline: Pipeline,
         route_of: RouteOf | None = None,
-        ready: Ready = lambda body: None,
-        idle: Idle = lambda ready: False,
+        ready: Ready = _plain,
+        idle: Idle = lambda ready: True,
     ) -> None:
         """`route_of` is asked while the application's own context is still there: when it starts its response.
 
         `ready` knows bodies whose items are there already, so that nothing of the application runs when they are
-        taken: what it gives back (None for any other) is handed to `idle`, which tells before the body is closed
+        taken. What it gives back (None for any other) is handed to `idle`, which tells before the body is closed
         whether nothing of the application runs then either.
         """
         self.app = app
@@ -72,14 +76,13 @@ class WsgiDoor:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         way = self._way
         pipeline = way.pipeline
-        recorded = True
         call: _Call | None = None
         entered: Entered | None = None
-        answer: Answer | None = None
+        beside: Beside | None = None
         try:
             if MARK in environ or environ.get("PATH_INFO") in pipeline.endpoints:
-                recorded, answer, start_response = self._beside(environ, start_response)
-            if recorded:
+                beside = self._beside(environ, start_response)
+            if beside is None:
                 exchange, request_id = read_environ(environ, way.seldom, way.carrier_keys)
                 if exchange.url_path not in pipeline.excluded:
                     if not exchange.request_complete:
@@ -95,6 +98,9 @@ class WsgiDoor:
             pipeline.lost(None if call is None else call.exchange, "wsgi.open", error)
             raise
         if call is None:
+            if beside is None:
+                return self.app(environ, start_response)
+            start_response, answer = beside
             if answer is None:
                 return self.app(environ, start_response)
             start_response(f"{answer.status} {answer.reason}", answer.headers)
@@ -125,22 +131,20 @@ class WsgiDoor:
                 app_close()
             raise
 
-    def _beside(
-        self, environ: Environ, start_response: StartResponse
-    ) -> tuple[bool, Answer | None, StartResponse]:
-        """Of a call that may be no request to record: whether it is one, else our answer or how to go on."""
+    def _beside(self, environ: Environ, start_response: StartResponse) -> Beside | None:
+        """How to answer a call that is no request to record, and our own answer if it is ours; None for any other."""
         outer: Exchange | None = environ.get(MARK)
         if outer is not None and not outer.closed:
-            return False, None, self._way.routing(outer, environ, start_response)
+            return self._way.routing(outer, environ, start_response), None
         path, sent = environ.get("PATH_INFO", ""), environ.get("RAW_URI") or environ.get("REQUEST_URI")
         endpoint = self.pipeline.endpoint(path, sent)
         if endpoint is None:
-            return True, None, start_response
+            return None
         try:
-            return False, self._ask(endpoint, environ), start_response
+            return start_response, self._ask(endpoint, environ)
         except Exception as error:
             self.pipeline.failed("wsgi.open", error)
-            return False, UNAVAILABLE, start_response
+            return start_response, UNAVAILABLE
 
     def _ask(self, endpoint: Endpoint, environ: Environ) -> Answer:
         method, peer = environ.get("REQUEST_METHOD", "GET"), environ.get("REMOTE_ADDR")
@@ -187,7 +191,18 @@ class _Way:
 class _Call:
     """One request on its way through the door."""
 
-    __slots__ = ("_start_response", "_write", "done", "ended", "exchange", "items", "ready", "started", "way")
+    __slots__ = (
+        "_start_response",
+        "_write",
+        "body",
+        "done",
+        "ended",
+        "exchange",
+        "items",
+        "ready",
+        "started",
+        "way",
+    )
 
     def __init__(self, way: _Way, exchange: Exchange, start_response: StartResponse) -> None:
         self.way = way
@@ -218,10 +233,10 @@ class _Call:
         try:
             if self.started:  # once more: each write() goes where the server wanted it
                 given = partial(self._hand_over, write)
+                exchange.declared_response_bytes = None
             else:
                 self.started = True
                 self._write = write
-            exchange.declared_response_bytes = None
             exchange.status = status_code(status)
             if type(headers) is list or isinstance(headers, tuple | list):  # else readable only once, perhaps
                 exchange.response_headers = headers
@@ -308,9 +323,9 @@ class _Call:
         wrapper = environ.get("wsgi.file_wrapper")
         if wrapper is not None and isinstance(wrapper, type) and isinstance(body, wrapper):
             return self._observed_file(body)
-        kind = type(body)
-        self.ready = _PLAIN if kind is list or kind is tuple else self.way.ready(body)
-        return (_SizedBody if hasattr(body, "__len__") else _Body)(self, body)
+        self.body = body
+        self.ready = self.way.ready(body)
+        return (_SizedBody if hasattr(body, "__len__") else _Body)(self)
 
     def _observed_file(self, body: Any) -> Iterable[bytes]:
         # The server recognises its own file wrapper by type and sends the file itself (sendfile): hand back the
@@ -319,7 +334,7 @@ class _Call:
         exchange.server_sends_file = True
         size = exchange.declared_response_bytes
         exchange.response_bytes = (
-            (_file_size(body) if size is None else size) if exchange.body_expected() else 0
+            (file_size(body) if size is None else size) if exchange.body_expected() else 0
         )
         if exchange.response_bytes:
             # From here on the server reads by itself: handing the file over is the nearest to a first byte.
@@ -365,24 +380,23 @@ _RUN_NO_CODE: frozenset[type] = frozenset({type(iter([])), type(iter(()))})
 class _Body:
     """The application's iterable, seen from the server: same items, same attributes, closed exactly once."""
 
-    # How far it has come stands in the call: a class with __getattr__ pays for each read of its own attributes.
-    __slots__ = ("_body", "_call")
+    # All of it stands in the call: a class with __getattr__ pays for each read of its own attributes.
+    __slots__ = ("_call",)
 
-    def __init__(self, call: _Call, body: Iterable[bytes]) -> None:
+    def __init__(self, call: _Call) -> None:
         self._call = call
-        self._body = body
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(object.__getattribute__(self, "_body"), name)
+        return getattr(object.__getattribute__(self, "_call").body, name)
 
     # What code that is no server may do with it: compare it in a test, or take Django's response for its bytes.
     def __eq__(self, other: object) -> bool:
-        return bool(self._body == (other._body if isinstance(other, _Body) else other))
+        return bool(self._call.body == (other._call.body if isinstance(other, _Body) else other))
 
     __hash__ = object.__hash__
 
     def __bytes__(self) -> bytes:
-        return bytes(self._body)  # type: ignore[arg-type]
+        return bytes(self._call.body)  # type: ignore[arg-type]
 
     def __iter__(self) -> _Body:
         return self
@@ -398,7 +412,7 @@ class _Body:
             call.way.pipeline.failed("wsgi.body", error)
         try:
             if items is None:
-                items = call.items = iter(self._body)
+                items = call.items = iter(call.body)
             item = next(items)
         except StopIteration:
             call.ended = _AT_END
@@ -441,13 +455,13 @@ class _Body:
             elif call.ended is _NOT_YET:
                 call.closed_early()
             ready = call.ready
-            if ready is not _PLAIN and (ready is None or not call.way.idle(ready)):
+            if ready is None or not call.way.idle(ready):
                 entered = pipeline.enter(exchange)
         except Exception as error:
             pipeline.failed("wsgi.close", error)
         finally:  # whatever has come out of our own code: the application's close() is called
             try:
-                app_close = getattr(self._body, "close", None)
+                app_close = getattr(call.body, "close", None)
                 if app_close is not None:
                     app_close()
             except BaseException as error:
@@ -480,17 +494,7 @@ class _SizedBody(_Body):
     __slots__ = ()
 
     def __len__(self) -> int:
-        return len(self._body)  # type: ignore[arg-type]
+        return len(self._call.body)  # type: ignore[arg-type]
 
     def __getitem__(self, index: Any) -> Any:
-        return self._body[index]  # type: ignore[index]
-
-
-def _file_size(body: Any) -> int:
-    """Bytes from a file wrapper's position to the end of its file; 0 when it cannot tell."""
-    file = getattr(body, "filelike", None) or getattr(body, "file", None)  # gunicorn's name for it, waitress'
-    try:
-        left = os.fstat(file.fileno()).st_size - file.tell()  # type: ignore[union-attr]
-        return int(max(0, left))
-    except (AttributeError, OSError, ValueError):
-        return 0
+        return self._call.body[index]  # type: ignore[index]

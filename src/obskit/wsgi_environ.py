@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -119,3 +120,13 @@ def length(value: object) -> int | None:
         value = str(value)  # a test client's number
     # RFC 9110 §8.6: digits only. Anything else is the server's or the application's to answer, not ours.
     return int(value) if value.isascii() and value.isdigit() and len(value) < 19 else None
+
+
+def file_size(body: Any) -> int:
+    """Bytes from a file wrapper's position to the end of its file; 0 when it cannot tell."""
+    file = getattr(body, "filelike", None) or getattr(body, "file", None)  # gunicorn's name for it, waitress'
+    try:
+        left = os.fstat(file.fileno()).st_size - file.tell()  # type: ignore[union-attr]
+        return int(max(0, left))
+    except (AttributeError, OSError, ValueError):
+        return 0
