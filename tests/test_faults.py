@@ -166,7 +166,9 @@ def test_a_rule_that_cannot_be_found_is_counted_and_the_request_is_unmatched() -
         (wsgi, "read_environ", "wsgi.open"),
         (wsgi, "observe_input", "wsgi.open"),
         (wsgi_environ, "Exchange", "wsgi.open"),
-        (wsgi._Call, "_note_start", "wsgi.start_response"),
+        (wsgi, "status_code", "wsgi.start_response"),
+        (wsgi, "length", "wsgi.start_response"),
+        (wsgi_environ, "_read_seldom", "wsgi.open"),
         (wsgi._Call, "observed", "wsgi.body"),
         (wsgi._Call, "sent", "wsgi.body"),
         (wsgi._Call, "exhausted", "wsgi.body"),
@@ -194,7 +196,7 @@ def test_an_early_close_that_cannot_be_judged_still_closes_the_body(monkeypatch:
 def test_a_body_that_is_let_go_and_cannot_be_recorded_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline, notes = make_pipeline()
     talk = talk_wsgi(WsgiDoor(wsgi_app, pipeline), make_environ(data=b"12"), close=False)
-    monkeypatch.setattr(wsgi._Call, "finish", broken)
+    monkeypatch.setattr(pipeline, "close", broken)
     del talk
     assert notes.stages == ["wsgi.del"]
 
@@ -264,7 +266,7 @@ class Ended(BaseException):
     """A Ctrl-C, or what a server raises to end its worker."""
 
 
-@pytest.mark.parametrize("stage", ["observed", "closed_early", "exhausted", "sent", "finish"])
+@pytest.mark.parametrize("stage", ["observed", "closed_early", "exhausted", "sent", "close"])
 @pytest.mark.parametrize("take", [None, 1])
 def test_what_ends_the_process_in_our_code_comes_out_and_the_body_is_closed_once(
     monkeypatch: pytest.MonkeyPatch, stage: str, take: int | None
@@ -290,8 +292,8 @@ def test_what_ends_the_process_in_our_code_comes_out_and_the_body_is_closed_once
         thrown.append(True)
         raise ended
 
-    monkeypatch.setattr(wsgi._Call, stage, ending)
     pipeline, _ = make_pipeline()
+    monkeypatch.setattr(pipeline if stage == "close" else wsgi._Call, stage, ending)
     talk = talk_wsgi(WsgiDoor(app, pipeline), make_environ(), take=take)
     assert talk.error is (ended if thrown else None)
     assert closed == ["once"]

@@ -30,6 +30,22 @@ def test_an_environ_may_lack_anything(missing: str) -> None:
     assert wsgi_record(listing(b"ok"), environ).outcome == "completed"
 
 
+def test_what_an_environ_lacks_is_not_put_into_it() -> None:
+    environ = make_environ("/7")
+    del environ["SCRIPT_NAME"], environ["SERVER_PORT"]
+    pipeline, notes = make_pipeline()
+    seen: list[Any] = []
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        seen.append((environ["obskit.exchange"].request is environ, set(environ)))
+        return listing(b"ok")(environ, start_response)  # type: ignore[no-any-return]
+
+    before = set(environ)
+    talk_wsgi(WsgiDoor(app, pipeline), environ)
+    assert seen == [(True, before | {"obskit.exchange"})]
+    assert (notes.record.url_path, notes.record.server_port, notes.record.scheme) == ("/7", None, "http")
+
+
 @pytest.mark.parametrize(
     ("path", "shown"), [("/\xc3\xbc", "/ü"), ("/\xff", "/\ufffd"), ("/\u0151", "/?"), ("/a%20b", "/a%20b")]
 )

@@ -202,6 +202,28 @@ def test_what_start_response_and_write_return_is_handed_on() -> None:
     assert returned == ["result"]
 
 
+def test_each_write_goes_where_the_server_wanted_it() -> None:
+    written: list[Any] = []
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        first, second = (start_response("200 OK", []) for _ in range(2))
+        for write in (first, second, first):
+            write(b"x")
+        return []
+
+    def start_response(*_: Any) -> Any:
+        number = len(answers)
+        answers.append(number)
+        return lambda data: written.append((number, data))
+
+    answers: list[int] = []
+    pipeline, notes = make_pipeline()
+    list(WsgiDoor(app, pipeline)(make_environ(), start_response))
+    assert written == [(0, b"x"), (1, b"x"), (0, b"x")]
+    gc.collect()
+    assert notes.record.response_bytes == 3
+
+
 @pytest.mark.parametrize("keyword", [False, True])
 def test_start_response_takes_what_the_servers_takes(keyword: bool) -> None:
     given: list[Any] = []

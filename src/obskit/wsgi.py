@@ -7,31 +7,54 @@ from recording twice.
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from sys import exception as exception_now
 from time import perf_counter_ns
 from typing import Any
 
 from obskit.exchange import HEAD_BYTES, Exchange, Outcome, cut_off_by
 from obskit.pipeline import UNAVAILABLE, Answer, Endpoint, Entered, Pipeline
-from obskit.wsgi_environ import Environ, headers_of, length, read_environ
+from obskit.wsgi_environ import SELDOM, Environ, file_size, headers_of, length, read_environ, status_code
 from obskit.wsgi_input import observe_input
 
 StartResponse = Callable[..., Callable[[bytes], Any]]
 WsgiApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 RouteOf = Callable[[Environ], str | None]
+Beside = tuple[StartResponse, Answer | None]
+Ready = Callable[[Any], Any]
+Idle = Callable[[Any], bool]
 
 MARK = "obskit.exchange"
+# How far the server has come with a body.
+_NOT_YET, _AT_END, _RAISED = range(3)
+
+
+def _plain(body: Any) -> bool | None:
+    """A list or a tuple: its items are there, and there is nothing to close."""
+    kind = type(body)
+    return True if kind is list or kind is tuple else None
 
 
 class WsgiDoor:
     """Wraps a WSGI application; attributes of the application stay reachable through it."""
 
-    def __init__(self, app: WsgiApp, pipeline: Pipeline, route_of: RouteOf | None = None) -> None:
-        """`route_of` is asked while the application's own context is still there: when it starts its response."""
+    def __init__(
+        self,
+        app: WsgiApp,
+        pipeline: Pipeline,
+        route_of: RouteOf | None = None,
+        ready: Ready = _plain,
+        idle: Idle = lambda ready: True,
+    ) -> None:
+        """`route_of` is asked while the application's own context is still there: when it starts its response.
+
+        `ready` knows bodies whose items are there already, so that nothing of the application runs when they are
+        taken. What it gives back (None for any other) is handed to `idle`, which tells before the body is closed
+        whether nothing of the application runs then either.
+        """
         self.app = app
-        self._way = _Way(pipeline, route_of)
+        self._way = _Way(pipeline, route_of, ready, idle)
 
     @property
     def pipeline(self) -> Pipeline:
@@ -55,48 +78,47 @@ class WsgiDoor:
         pipeline = way.pipeline
         call: _Call | None = None
         entered: Entered | None = None
-        endpoint: Endpoint | None = None
-        answer: Answer | None = None
+        beside: Beside | None = None
         try:
-            outer: Exchange | None = environ.get(MARK)
-            if outer is not None and not outer.closed:
-                start_response = way.routing(outer, environ, start_response)
-            elif environ.get("PATH_INFO") in pipeline.endpoints:
-                endpoint = self._endpoint(environ)
-            if endpoint is not None:
-                answer = self._ask(endpoint, environ)
-            elif outer is None or outer.closed:
-                call, request_id = way.read(environ, start_response)
-                if call is not None:
-                    pipeline.open(call.exchange, request_id)
-                    environ[MARK] = call.exchange
-                    entered = pipeline.enter(call.exchange)
+            if MARK in environ or environ.get("PATH_INFO") in pipeline.endpoints:
+                beside = self._beside(environ, start_response)
+            if beside is None:
+                exchange, request_id = read_environ(environ, way.seldom, way.carrier_keys)
+                if exchange.url_path not in pipeline.excluded:
+                    if not exchange.request_complete:
+                        observe_input(environ, exchange, pipeline)
+                    call = _Call(way, exchange, start_response)
+                    pipeline.open(exchange, request_id)
+                    environ[MARK] = exchange
+                    entered = pipeline.enter(exchange)
         except Exception as error:
             pipeline.lost(None if call is None else call.exchange, "wsgi.open", error)
             call = None
-            answer = None if endpoint is None else UNAVAILABLE
         except BaseException as error:
             pipeline.lost(None if call is None else call.exchange, "wsgi.open", error)
             raise
-        if answer is not None:
+        if call is None:
+            if beside is None:
+                return self.app(environ, start_response)
+            start_response, answer = beside
+            if answer is None:
+                return self.app(environ, start_response)
             start_response(f"{answer.status} {answer.reason}", answer.headers)
             return [answer.body]
-        if call is None:
-            return self.app(environ, start_response)
         try:
             body = self.app(environ, call.start_response)
         except BaseException as error:
             call.exchange.exception = error
             try:
-                call.find_route()
+                way.find_route(call.exchange, environ)
                 pipeline.leave(entered)
-                call.finish()
+                pipeline.close(call.exchange)
             except Exception as failure:
                 pipeline.lost(call.exchange, "wsgi.close", failure)
             raise
         try:
             pipeline.leave(entered)
-            return call.observed(body)
+            return call.observed(body, environ)
         except Exception as error:
             call.exchange.outcome = Outcome.UNKNOWN
             pipeline.lost(call.exchange, "wsgi.body", error)
@@ -109,10 +131,20 @@ class WsgiDoor:
                 app_close()
             raise
 
-    def _endpoint(self, environ: Environ) -> Endpoint | None:
-        return self.pipeline.endpoint(
-            environ["PATH_INFO"], environ.get("RAW_URI") or environ.get("REQUEST_URI")
-        )
+    def _beside(self, environ: Environ, start_response: StartResponse) -> Beside | None:
+        """How to answer a call that is no request to record, and our own answer if it is ours; None for any other."""
+        outer: Exchange | None = environ.get(MARK)
+        if outer is not None and not outer.closed:
+            return self._way.routing(outer, environ, start_response), None
+        path, sent = environ.get("PATH_INFO", ""), environ.get("RAW_URI") or environ.get("REQUEST_URI")
+        endpoint = self.pipeline.endpoint(path, sent)
+        if endpoint is None:
+            return None
+        try:
+            return start_response, self._ask(endpoint, environ)
+        except Exception as error:
+            self.pipeline.failed("wsgi.open", error)
+            return start_response, UNAVAILABLE
 
     def _ask(self, endpoint: Endpoint, environ: Environ) -> Answer:
         method, peer = environ.get("REQUEST_METHOD", "GET"), environ.get("REMOTE_ADDR")
@@ -122,34 +154,33 @@ class WsgiDoor:
 class _Way:
     """Of a door, what each request passes: a class with `__getattr__` pays for each read of its own attributes."""
 
-    __slots__ = ("carrier_keys", "pipeline", "route_of")
+    __slots__ = ("carrier_keys", "idle", "pipeline", "ready", "route_of", "seldom")
 
-    def __init__(self, pipeline: Pipeline, route_of: RouteOf | None) -> None:
+    def __init__(self, pipeline: Pipeline, route_of: RouteOf | None, ready: Ready, idle: Idle) -> None:
         self.pipeline = pipeline
         self.route_of = route_of
+        self.ready, self.idle = ready, idle
         self.carrier_keys = tuple(
             (name, "HTTP_" + name.upper().replace("-", "_")) for name in sorted(pipeline.carrier_headers)
         )
+        self.seldom = SELDOM.union(key for _, key in self.carrier_keys)
 
     def __deepcopy__(self, memo: object) -> _Way:
         return self  # what a copy of the door serves is recorded where that of the door is
 
-    def read(self, environ: Environ, start_response: StartResponse) -> tuple[_Call | None, str | None]:
-        """The request on its way through this door, and the id its client gave it; no call if it is excluded."""
-        exchange, request_id = read_environ(environ, self.carrier_keys)
-        if exchange.url_path in self.pipeline.excluded:
-            return None, None
-        exchange.pipeline = self.pipeline
-        observe_input(environ, exchange)
-        return _Call(self, exchange, environ, start_response), request_id
+    def find_route(self, exchange: Exchange, environ: Environ) -> None:
+        if self.route_of is not None and exchange.http_route is None:
+            try:
+                exchange.http_route = self.route_of(environ)
+            except Exception as error:
+                self.pipeline.failed("adapter.route", error)
 
     def routing(self, exchange: Exchange, environ: Environ, start_response: StartResponse) -> StartResponse:
         """A start_response for an application inside one that records already: it only names the route."""
-        call = _Call(self, exchange, environ, start_response)
 
         def start(*args: Any, **kwargs: Any) -> Callable[[bytes], Any]:
             try:
-                call.find_route()
+                self.find_route(exchange, environ)
             except Exception as error:
                 self.pipeline.failed("adapter.route", error)
             return start_response(*args, **kwargs)
@@ -161,80 +192,77 @@ class _Call:
     """One request on its way through the door."""
 
     __slots__ = (
-        "_environ",
-        "_route_of",
         "_start_response",
-        "at_end",
+        "_write",
+        "body",
         "done",
+        "ended",
         "exchange",
-        "iterator",
-        "pipeline",
-        "raised",
+        "items",
+        "ready",
         "started",
+        "way",
     )
 
-    def __init__(
-        self, way: _Way, exchange: Exchange, environ: Environ, start_response: StartResponse
-    ) -> None:
-        self._route_of = way.route_of
-        self._environ = environ
-        self._start_response = start_response
+    def __init__(self, way: _Way, exchange: Exchange, start_response: StartResponse) -> None:
+        self.way = way
         self.exchange = exchange
-        self.pipeline = way.pipeline
+        self._start_response = start_response
         self.started = False
         # Of the body that the server has been given.
-        self.iterator: Iterator[bytes] | None = None
-        self.at_end = self.raised = self.done = False
+        self.items: Iterator[bytes] | None = None
+        self.ended = _NOT_YET
+        self.done = False
 
     def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], Any]:
+        exchange = self.exchange
+        pipeline = self.way.pipeline
         try:
-            self.find_route()
-            if self.pipeline.echo_request_id:
-                headers = [*headers, ("X-Request-ID", self.exchange.request_id)]
+            if exchange.http_route is None:
+                self.way.find_route(exchange, exchange.request)
+            if pipeline.echo_request_id:
+                headers = [*headers, ("X-Request-ID", exchange.request_id)]
         except Exception as error:  # headers that are no list are the server's to refuse
-            self.pipeline.failed("wsgi.start_response", error)
+            pipeline.failed("wsgi.start_response", error)
         if exc_info is None:
             write = self._start_response(status, headers)
         else:
             # Raises if headers are out already: what was sent then stays what it was.
             write = self._start_response(status, headers, exc_info)
+        given: Callable[[bytes], Any] = self.write
         try:
-            self._note_start(status, headers)
+            if self.started:  # once more: each write() goes where the server wanted it
+                given = partial(self._hand_over, write)
+                exchange.declared_response_bytes = None
+            else:
+                self.started = True
+                self._write = write
+            exchange.status = status_code(status)
+            if type(headers) is list or isinstance(headers, tuple | list):  # else readable only once, perhaps
+                exchange.response_headers = headers
+                for name, value in headers:
+                    if len(name) == 14 and name.lower() == "content-length":
+                        exchange.declared_response_bytes = length(value)
+                        break
         except Exception as error:
-            self.pipeline.failed("wsgi.start_response", error)
+            pipeline.failed("wsgi.start_response", error)
+        return given
 
-        def counting_write(data: bytes) -> Any:
-            try:
-                result = write(data)
-            except OSError:
-                self.exchange.disconnected = True
-                raise
-            try:
-                self.sent(data)
-            except Exception as error:
-                self.pipeline.failed("wsgi.body", error)
-            return result
+    def write(self, data: bytes) -> Any:
+        """The application's write(), which counts."""
+        return self._hand_over(self._write, data)
 
-        return counting_write
-
-    def _note_start(self, status: str, headers: Any) -> None:
-        self.started = True
-        exchange = self.exchange
-        exchange.status = int(status[:3])
-        exchange.declared_response_bytes = None
-        if isinstance(headers, list | tuple):  # anything else may be readable only once
-            exchange.response_headers = headers
-            for name, value in headers:
-                if len(name) == 14 and name.lower() == "content-length":
-                    exchange.declared_response_bytes = length(value)
-                    break
-
-    def find_route(self) -> None:
-        if self._route_of is not None and self.exchange.http_route is None:
-            try:
-                self.exchange.http_route = self._route_of(self._environ)
-            except Exception as error:
-                self.pipeline.failed("adapter.route", error)
+    def _hand_over(self, write: Callable[[bytes], Any], data: bytes) -> Any:
+        try:
+            result = write(data)
+        except OSError:
+            self.exchange.disconnected = True
+            raise
+        try:
+            self.sent(data)
+        except Exception as error:
+            self.way.pipeline.failed("wsgi.body", error)
+        return result
 
     def sent(self, data: bytes | str) -> None:
         """Note bytes handed to the server. The first ones take the headers with them."""
@@ -242,29 +270,31 @@ class _Call:
         if isinstance(data, str):
             data = data.encode("latin-1", "replace")  # against PEP 3333, and the server's to refuse
         size = len(data)
-        if size:
-            exchange.response_started = True
-            if exchange.method != "HEAD":
-                exchange.response_bytes += size
-                if exchange.first_byte_ns is None:
-                    exchange.first_byte_ns = perf_counter_ns()
-                    exchange.response_head = bytes(data[:HEAD_BYTES])
-                declared = exchange.declared_response_bytes
-                if declared is not None and exchange.response_bytes >= declared:
-                    self.pipeline.answering(exchange)
+        if not size:
+            return
+        exchange.response_started = True
+        if exchange.method == "HEAD":
+            return
+        exchange.response_bytes += size
+        if exchange.first_byte_ns is None:
+            exchange.first_byte_ns = perf_counter_ns()
+            exchange.response_head = bytes(data if size <= HEAD_BYTES else data[:HEAD_BYTES])
+        declared = exchange.declared_response_bytes
+        if declared is not None and exchange.response_bytes >= declared:
+            self.way.pipeline.answering(exchange)
 
     def exhausted(self) -> None:
         """The application has given its last byte; headers go out now if no byte did."""
         exchange = self.exchange
         exchange.last_byte_ns = perf_counter_ns()
         if not exchange.response_bytes or exchange.declared_response_bytes is None:
-            self.pipeline.answering(exchange)  # the end of the body is only now known
+            self.way.pipeline.answering(exchange)  # the end of the body is only now known
         exchange.response_started = exchange.response_complete = self.started or exchange.response_started
 
     def closed_early(self) -> None:
         """The server closed the body before its end. Tell a departed client from a server that needs no more."""
         exchange = self.exchange
-        error = sys.exc_info()[1]
+        error = exception_now()
         declared = exchange.declared_response_bytes
         all_sent = declared is not None and exchange.response_bytes >= declared
         if error is not None:
@@ -288,24 +318,23 @@ class _Call:
             exchange.response_started = exchange.response_complete = False
             exchange.response_bytes, exchange.first_byte_ns = 0, None
 
-    def finish(self) -> None:
-        self.pipeline.close(self.exchange)
-
-    def observed(self, body: Iterable[bytes]) -> Iterable[bytes]:
+    def observed(self, body: Iterable[bytes], environ: Environ) -> Iterable[bytes]:
         """The body to hand to the server: it looks like the application's own and tells us how it went."""
-        wrapper = self._environ.get("wsgi.file_wrapper")
-        if isinstance(wrapper, type) and isinstance(body, wrapper):
+        wrapper = environ.get("wsgi.file_wrapper")
+        if wrapper is not None and isinstance(wrapper, type) and isinstance(body, wrapper):
             return self._observed_file(body)
-        return (_SizedBody if hasattr(body, "__len__") else _Body)(self, body)
+        self.body = body
+        self.ready = self.way.ready(body)
+        return (_SizedBody if hasattr(body, "__len__") else _Body)(self)
 
     def _observed_file(self, body: Any) -> Iterable[bytes]:
         # The server recognises its own file wrapper by type and sends the file itself (sendfile): hand back the
         # very same object, and learn of the end from its close().
-        exchange = self.exchange
+        exchange, pipeline = self.exchange, self.way.pipeline
         exchange.server_sends_file = True
         size = exchange.declared_response_bytes
         exchange.response_bytes = (
-            (_file_size(body) if size is None else size) if exchange.body_expected() else 0
+            (file_size(body) if size is None else size) if exchange.body_expected() else 0
         )
         if exchange.response_bytes:
             # From here on the server reads by itself: handing the file over is the nearest to a first byte.
@@ -316,23 +345,23 @@ class _Call:
             try:
                 self._file_closed(body)
             except Exception as error:
-                self.pipeline.failed("wsgi.close", error)
+                pipeline.failed("wsgi.close", error)
             finally:
                 try:
                     if app_close is not None:
                         app_close()
                 finally:
                     try:
-                        self.finish()
+                        pipeline.close(exchange)
                     except Exception as error:
-                        self.pipeline.lost(exchange, "wsgi.close", error)
+                        pipeline.lost(exchange, "wsgi.close", error)
 
         body.close = close
         return body  # type: ignore[no-any-return]
 
     def _file_closed(self, body: Any) -> None:
         exchange = self.exchange
-        error = sys.exc_info()[1]
+        error = exception_now()
         # waitress closes its file buffer without an exception; what was not sent is still in it.
         exchange.disconnected = isinstance(error, OSError) or bool(getattr(body, "remain", 0))
         exchange.response_started = True
@@ -351,66 +380,64 @@ _RUN_NO_CODE: frozenset[type] = frozenset({type(iter([])), type(iter(()))})
 class _Body:
     """The application's iterable, seen from the server: same items, same attributes, closed exactly once."""
 
-    # How far it has come stands in the call: a class with __getattr__ pays for each read of its own attributes.
-    __slots__ = ("_body", "_call")
+    # All of it stands in the call: a class with __getattr__ pays for each read of its own attributes.
+    __slots__ = ("_call",)
 
-    def __init__(self, call: _Call, body: Iterable[bytes]) -> None:
+    def __init__(self, call: _Call) -> None:
         self._call = call
-        self._body = body
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(object.__getattribute__(self, "_body"), name)
+        return getattr(object.__getattribute__(self, "_call").body, name)
 
     # What code that is no server may do with it: compare it in a test, or take Django's response for its bytes.
     def __eq__(self, other: object) -> bool:
-        return bool(self._body == (other._body if isinstance(other, _Body) else other))
+        return bool(self._call.body == (other._call.body if isinstance(other, _Body) else other))
 
     __hash__ = object.__hash__
 
     def __bytes__(self) -> bytes:
-        return bytes(self._body)  # type: ignore[arg-type]
+        return bytes(self._call.body)  # type: ignore[arg-type]
 
     def __iter__(self) -> _Body:
         return self
 
     def __next__(self) -> bytes:
         call = self._call
-        pipeline = call.pipeline
+        items = call.items
         entered: Entered | None = None
-        iterator = call.iterator
         try:
-            if type(iterator) not in _RUN_NO_CODE:
-                entered = pipeline.enter(call.exchange)
+            if call.ready is None and type(items) not in _RUN_NO_CODE:
+                entered = call.way.pipeline.enter(call.exchange)
         except Exception as error:
-            pipeline.failed("wsgi.body", error)
+            call.way.pipeline.failed("wsgi.body", error)
         try:
-            if iterator is None:
-                iterator = call.iterator = iter(self._body)
-            item = next(iterator)
+            if items is None:
+                items = call.items = iter(call.body)
+            item = next(items)
         except StopIteration:
-            call.at_end = True
+            call.ended = _AT_END
             try:
                 if entered is not None:
-                    pipeline.leave(entered)
+                    call.way.pipeline.leave(entered)
                 call.exhausted()
             except Exception as error:
-                pipeline.failed("wsgi.body", error)
+                call.way.pipeline.failed("wsgi.body", error)
             raise
         except BaseException as error:
-            call.raised = True
+            call.ended = _RAISED
             call.exchange.exception = error
             call.exchange.exception_handled = False
             try:
-                pipeline.leave(entered)
+                call.way.pipeline.leave(entered)
             except Exception as failure:
-                pipeline.failed("wsgi.body", failure)
+                call.way.pipeline.failed("wsgi.body", failure)
             raise
         try:
             if entered is not None:
-                pipeline.leave(entered)
+                call.way.pipeline.leave(entered)
             call.sent(item)
         except Exception as error:
-            pipeline.failed("wsgi.body", error)
+            call.way.pipeline.failed("wsgi.body", error)
         return item
 
     def close(self) -> None:
@@ -418,46 +445,47 @@ class _Body:
         if call.done:
             return
         call.done = True
-        pipeline = call.pipeline
+        exchange, pipeline = call.exchange, call.way.pipeline
         entered: Entered | None = None
         try:
-            if call.at_end:
+            if call.ended is _AT_END:
                 # The server may still have failed to send the last item; it then closes while handling that.
-                if isinstance(sys.exc_info()[1], OSError):
-                    call.exchange.disconnected = True
-            elif not call.raised:
+                if isinstance(exception_now(), OSError):
+                    exchange.disconnected = True
+            elif call.ended is _NOT_YET:
                 call.closed_early()
-            if type(self._body) is not list:  # which has nothing to close
-                entered = pipeline.enter(call.exchange)
+            ready = call.ready
+            if ready is None or not call.way.idle(ready):
+                entered = pipeline.enter(exchange)
         except Exception as error:
             pipeline.failed("wsgi.close", error)
         finally:  # whatever has come out of our own code: the application's close() is called
             try:
-                app_close = getattr(self._body, "close", None)
+                app_close = getattr(call.body, "close", None)
                 if app_close is not None:
                     app_close()
             except BaseException as error:
-                if call.exchange.exception is None:
-                    call.exchange.exception = error
+                if exchange.exception is None:
+                    exchange.exception = error
                 raise
             finally:
                 try:
                     if entered is not None:
                         pipeline.leave(entered)
-                    call.finish()
+                    pipeline.close(exchange)
                 except Exception as error:
-                    pipeline.lost(call.exchange, "wsgi.close", error)
+                    pipeline.lost(exchange, "wsgi.close", error)
 
     def __del__(self) -> None:
         # A server that never closes still leaves a record; what became of the response nobody can say.
         call = self._call
         try:
             if not call.done:
-                if not (call.at_end or call.raised):
+                if call.ended is _NOT_YET:
                     call.exchange.outcome = Outcome.UNKNOWN
-                call.finish()
+                call.way.pipeline.close(call.exchange)
         except Exception as error:
-            call.pipeline.failed("wsgi.del", error)
+            call.way.pipeline.failed("wsgi.del", error)
 
 
 class _SizedBody(_Body):
@@ -466,17 +494,7 @@ class _SizedBody(_Body):
     __slots__ = ()
 
     def __len__(self) -> int:
-        return len(self._body)  # type: ignore[arg-type]
+        return len(self._call.body)  # type: ignore[arg-type]
 
     def __getitem__(self, index: Any) -> Any:
-        return self._body[index]  # type: ignore[index]
-
-
-def _file_size(body: Any) -> int:
-    """Bytes from a file wrapper's position to the end of its file; 0 when it cannot tell."""
-    file = getattr(body, "filelike", None) or getattr(body, "file", None)  # gunicorn's name for it, waitress'
-    try:
-        left = os.fstat(file.fileno()).st_size - file.tell()  # type: ignore[union-attr]
-        return int(max(0, left))
-    except (AttributeError, OSError, ValueError):
-        return 0
+        return self._call.body[index]  # type: ignore[index]

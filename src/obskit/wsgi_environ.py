@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -11,47 +12,95 @@ from obskit.names import HTTP_METHODS, OTHER_METHOD
 
 Environ = dict[str, Any]
 
+# What every server says, and what is taken for it where one does not.
+_ALWAYS = {
+    "REQUEST_METHOD": "GET",
+    "SCRIPT_NAME": "",
+    "PATH_INFO": "",
+    "wsgi.url_scheme": "http",
+    "SERVER_PROTOCOL": "",
+    "REMOTE_ADDR": None,
+    "SERVER_NAME": None,
+    "SERVER_PORT": "",
+}
+_LENGTH, _CHUNKED, _REQUEST_ID = "CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING", "HTTP_X_REQUEST_ID"
+_QUEUED, _QUEUED_TOO = "HTTP_X_REQUEST_START", "HTTP_X_QUEUE_START"
+SELDOM = frozenset({_LENGTH, _CHUNKED, _REQUEST_ID, _QUEUED, _QUEUED_TOO})
+"""What most requests have not: none of it is looked for on its own where there is nothing of it."""
 
-def read_environ(environ: Environ, carrier_keys: tuple[tuple[str, str], ...]) -> tuple[Exchange, str | None]:
-    """The exchange with all that is known before the application runs, and the client's request id."""
+CarrierKeys = tuple[tuple[str, str], ...]
+
+
+def read_environ(
+    environ: Environ, seldom: frozenset[str], carrier_keys: CarrierKeys
+) -> tuple[Exchange, str | None]:
+    """The exchange with all that is known before the application runs, and the client's request id.
+
+    `seldom` is `SELDOM` with the keys in `carrier_keys`.
+    """
+    try:
+        original, prefix, path = environ["REQUEST_METHOD"], environ["SCRIPT_NAME"], environ["PATH_INFO"]
+        if prefix:
+            path = prefix + path
+        if not path.isascii():
+            # PEP 3333 hands bytes over as latin-1.
+            path = path.encode("latin-1", "replace").decode("utf-8", "replace")
+        exchange = Exchange("http", original, path)
+        exchange.request = environ
+        if prefix:
+            exchange.path_prefix = prefix.encode("latin-1", "replace").decode("utf-8", "replace")
+        if original not in HTTP_METHODS:
+            exchange.method = OTHER_METHOD
+            exchange.method_original = str(original)[:64]
+        exchange.scheme = environ["wsgi.url_scheme"]
+        protocol = environ["SERVER_PROTOCOL"]
+        exchange.http_version = "1.1" if protocol == "HTTP/1.1" else _version(protocol)
+        exchange.client_address = environ["REMOTE_ADDR"] or None
+        exchange.server_address = environ["SERVER_NAME"]
+        exchange.server_port = _port(environ["SERVER_PORT"])
+    except KeyError:
+        if environ.keys() >= _ALWAYS.keys():
+            raise
+        exchange, request_id = read_environ({**_ALWAYS, **environ}, seldom, carrier_keys)
+        exchange.request = environ
+        return exchange, request_id
+    exchange.user_agent = environ.get("HTTP_USER_AGENT")
+    if environ.keys().isdisjoint(seldom):
+        exchange.request_complete = True
+        return exchange, None
+    return exchange, _read_seldom(environ, exchange, carrier_keys)
+
+
+def _read_seldom(environ: Environ, exchange: Exchange, carrier_keys: CarrierKeys) -> str | None:
     get = environ.get
-    original = get("REQUEST_METHOD", "GET")
-    prefix = get("SCRIPT_NAME", "")
-    path = prefix + get("PATH_INFO", "")
-    if not path.isascii():
-        # PEP 3333 hands bytes over as latin-1.
-        path = path.encode("latin-1", "replace").decode("utf-8", "replace")
-    exchange = Exchange("http", original, path)
-    if prefix:
-        exchange.path_prefix = prefix.encode("latin-1", "replace").decode("utf-8", "replace")
-    exchange.request = environ
-    if original not in HTTP_METHODS:
-        exchange.method = OTHER_METHOD
-        exchange.method_original = str(original)[:64]
-    exchange.scheme = get("wsgi.url_scheme", "http")
-    protocol = get("SERVER_PROTOCOL", "")
-    exchange.http_version = protocol[5:] if protocol.startswith("HTTP/") else None
-    exchange.client_address = get("REMOTE_ADDR") or None
-    exchange.server_address = get("SERVER_NAME")
-    exchange.server_port = _port(str(get("SERVER_PORT", "")))
-    exchange.user_agent = get("HTTP_USER_AGENT")
-    declared = get("CONTENT_LENGTH")
-    exchange.declared_request_bytes = length(declared) if declared else None
-    carrier = None
+    declared = get(_LENGTH)
+    if declared:
+        exchange.declared_request_bytes = length(declared)
+    exchange.request_complete = not (exchange.declared_request_bytes or get(_CHUNKED))
+    exchange.queue_start = get(_QUEUED) or get(_QUEUED_TOO)
     for name, key in carrier_keys:
         value = get(key)
         if value is not None:
+            carrier = exchange.carrier
             if carrier is None:
-                carrier = {}
+                carrier = exchange.carrier = {}
             carrier[name] = value
-    exchange.carrier = carrier
-    exchange.queue_start = get("HTTP_X_REQUEST_START") or get("HTTP_X_QUEUE_START")
-    return exchange, get("HTTP_X_REQUEST_ID")
+    return get(_REQUEST_ID)
+
+
+def _version(protocol: str) -> str | None:
+    return protocol[5:] if protocol.startswith("HTTP/") else None
 
 
 @lru_cache(maxsize=64)
-def _port(value: str) -> int | None:
-    return int(value) if value.isdigit() and len(value) < 6 else None
+def _port(value: object) -> int | None:
+    shown = str(value)  # a test client's number
+    return int(shown) if shown.isdigit() and len(shown) < 6 else None
+
+
+@lru_cache(maxsize=256)
+def status_code(status: str) -> int:
+    return int(status[:3])
 
 
 def headers_of(environ: Mapping[str, Any]) -> dict[str, str]:
@@ -71,3 +120,13 @@ def length(value: object) -> int | None:
         value = str(value)  # a test client's number
     # RFC 9110 §8.6: digits only. Anything else is the server's or the application's to answer, not ours.
     return int(value) if value.isascii() and value.isdigit() and len(value) < 19 else None
+
+
+def file_size(body: Any) -> int:
+    """Bytes from a file wrapper's position to the end of its file; 0 when it cannot tell."""
+    file = getattr(body, "filelike", None) or getattr(body, "file", None)  # gunicorn's name for it, waitress'
+    try:
+        left = os.fstat(file.fileno()).st_size - file.tell()  # type: ignore[union-attr]
+        return int(max(0, left))
+    except (AttributeError, OSError, ValueError):
+        return 0

@@ -105,10 +105,9 @@ class Input:
             exchange.upload_cut = exchange.request_bytes < declared
 
 
-def observe_input(environ: dict[str, Any], exchange: Exchange) -> None:
-    """Watch the request body that this environ announces."""
-    # Only where a body was announced: a GET keeps the server's own object.
-    if not (exchange.declared_request_bytes or environ.get("HTTP_TRANSFER_ENCODING")):
-        exchange.request_complete = True
-    elif "wsgi.input" in environ:
-        environ["wsgi.input"] = Input(environ["wsgi.input"], exchange)
+def observe_input(environ: dict[str, Any], exchange: Exchange, pipeline: Any) -> None:
+    """Watch the request body that this environ announces; where none is, the server's own object stays."""
+    stream = environ.get("wsgi.input")
+    if stream is not None:
+        exchange.pipeline = pipeline  # which the stream needs, whatever comes of the request's record
+        environ["wsgi.input"] = Input(stream, exchange)

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
-from django.core.signals import got_request_exception
-from django.http import HttpResponse
+from django.core.signals import got_request_exception, request_finished
+from django.http import HttpResponse, StreamingHttpResponse
 from django.test import override_settings
 from django.urls import path as django_path
 
 from obskit.adapters import django as adapter
+from obskit.context import current
 from tests.support import django_site
 from tests.support.recording import call_asgi, http_scope, make_environ, talk_wsgi
 
@@ -144,6 +146,78 @@ def test_a_broken_url_configuration_is_djangos_to_report(install: Any, canonical
     with override_settings(ROOT_URLCONF="no.such.module"):
         served = install(WSGIHandler())
         assert talk_wsgi(served).error is not None or canonical()
+
+
+class OwnParts(HttpResponse):
+    def __iter__(self) -> Iterator[bytes]:
+        heard("parts")
+        yield b"ok"
+
+
+class OwnClose(HttpResponse):
+    def close(self) -> None:
+        heard("close")
+        super().close()
+
+
+heard_of: list[tuple[str, Any]] = []
+
+
+def heard(where: str, **_: Any) -> None:
+    heard_of.append((where, current()))
+
+
+def generated() -> Iterator[bytes]:
+    heard("parts")
+    yield b"ok"
+
+
+def remade() -> HttpResponse:
+    response = HttpResponse()
+    response._container = generated()
+    return response
+
+
+@pytest.mark.parametrize(
+    ("make", "where"),
+    [
+        (lambda: HttpResponse("ok"), ["finished"]),
+        (OwnParts, ["parts", "finished"]),
+        (lambda: OwnClose("ok"), ["close", "finished"]),
+        (lambda: StreamingHttpResponse(generated()), ["parts", "finished"]),
+        (remade, ["parts", "finished"]),
+    ],
+)
+def test_the_exchange_is_current_wherever_a_response_runs_the_applications_code(
+    make: Any, where: list[str], install: Any, canonical: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard_of.clear()
+    app = WSGIHandler()
+    monkeypatch.setattr(app, "_middleware_chain", lambda request: make())
+
+    def finished(**_: Any) -> None:
+        heard("finished")
+
+    request_finished.connect(finished)
+    try:
+        talk = talk_wsgi(install(app), make_environ("/"))
+    finally:
+        request_finished.disconnect(finished)
+    assert talk.data == b"ok"
+    assert [name for name, _ in heard_of] == where
+    (line,) = canonical()
+    assert {exchange.trace_id for _, exchange in heard_of} == {line["trace_id"]}
+
+
+def test_a_response_that_holds_its_parts_is_entered_to_be_made_and_to_be_closed(
+    install: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door = install(WSGIHandler())
+    entered: list[Any] = []
+    enter = door.pipeline.enter
+    monkeypatch.setattr(door.pipeline, "enter", lambda one: (entered.append(one), enter(one))[1])
+    assert ask(door, "/orders/7") == 200
+    assert len(entered) == 2
 
 
 def test_a_signal_without_request_or_exception_is_nothing(install: Any) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Iterator
+from types import MethodType
 from typing import Any
 
 import flask
@@ -10,6 +11,7 @@ import pytest
 from flask.views import MethodView
 from werkzeug.exceptions import ImATeapot
 from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.wrappers import response as werkzeug_response
 
 import obskit
 from obskit.adapters import flask as adapter
@@ -159,6 +161,120 @@ def test_the_exchange_is_current_in_views_and_teardown(install: Any, canonical: 
     ask(install(app), "/orders/7")
     assert len(set(seen)) == 1
     assert seen[0] is not None
+
+
+def on_close(seen: list[Any]) -> flask.Response:
+    response = flask.Response("ok")
+    response.call_on_close(lambda: seen.append(obskit.current()))
+    return response
+
+
+def own_close(seen: list[Any]) -> flask.Response:
+    class Response(flask.Response):
+        def close(self) -> None:
+            seen.append(obskit.current())
+
+    return Response("ok")
+
+
+def close_of_one_response(seen: list[Any]) -> flask.Response:
+    response = flask.Response("ok")
+    response.close = MethodType(lambda self: seen.append(obskit.current()), response)  # type: ignore[method-assign]
+    return response
+
+
+def own_parts(seen: list[Any]) -> flask.Response:
+    class Response(flask.Response):
+        def iter_encoded(self) -> Iterator[bytes]:
+            seen.append(obskit.current())
+            yield b"ok"
+
+    return Response("ok")
+
+
+def generated(seen: list[Any]) -> flask.Response:
+    def parts() -> Iterator[str]:
+        seen.append(obskit.current())
+        yield "ok"
+
+    return flask.Response(parts())
+
+
+def parts_of_one_response(seen: list[Any]) -> flask.Response:
+    def parts() -> Iterator[bytes]:
+        seen.append(obskit.current())
+        yield b"ok"
+
+    response = flask.Response("ok")
+    response.iter_encoded = parts  # type: ignore[method-assign]
+    return response
+
+
+def encoded_elsewhere(seen: list[Any]) -> flask.Response:
+    def parts() -> Iterator[str]:
+        seen.append(obskit.current())
+        yield "ok"
+
+    class Response(flask.Response):
+        def iter_encoded(self) -> Iterator[bytes]:
+            return werkzeug_response._iter_encoded(parts())
+
+    return Response("ok")
+
+
+def on_close_asked_late(seen: list[Any]) -> flask.Response:
+    response = flask.Response("ok")
+
+    @flask.after_this_request
+    def ask(same: Any) -> Any:
+        same.call_on_close(lambda: seen.append(obskit.current()))
+        return same
+
+    return response
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(on_close, on_close_asked_late, own_close, close_of_one_response),
+        *(own_parts, parts_of_one_response, generated, encoded_elsewhere),
+    ],
+)
+@pytest.mark.parametrize("take", [None, 0, 1])
+def test_the_exchange_is_current_wherever_a_response_runs_the_applications_code(
+    make: Any, take: int | None, install: Any, canonical: Any
+) -> None:
+    app = flask.Flask("shop")
+    seen: list[Any] = []
+    app.add_url_rule("/", "made", lambda: make(seen))
+    install(app)
+    talk = talk_wsgi(app, make_environ("/"), take=take)
+    assert talk.data == (b"" if take == 0 else b"ok")
+    ran = take != 0 or make not in (own_parts, parts_of_one_response, generated, encoded_elsewhere)
+    assert [exchange.http_route for exchange in seen] == ["/"] * ran
+    assert len(canonical()) == 1
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    "made", ["ok", b"ok", {"a": 1}, ("", 204), ["a"], flask.Response(["o", b"k"])], ids=str
+)
+def test_a_response_whose_parts_are_there_is_entered_once(
+    method: str, made: Any, install: Any, canonical: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, bare = flask.Flask("shop"), flask.Flask("shop")
+    for one in (app, bare):
+        one.add_url_rule("/", "made", lambda: made)
+    install(app)
+    pipeline = vars(app)["_obskit_door"].pipeline
+    entered: list[Any] = []
+    enter = pipeline.enter
+    monkeypatch.setattr(pipeline, "enter", lambda exchange: (entered.append(exchange), enter(exchange))[1])
+    with_us, without = (talk_wsgi(one, make_environ("/", method)) for one in (app, bare))
+    assert (with_us.data, with_us.status, with_us.headers) == (without.data, without.status, without.headers)
+    bodiless = method == "HEAD" or with_us.status[:3] == "204"
+    assert len(entered) == (3 if bodiless else 1)
+    assert [line["outcome"] for line in canonical()] == ["completed"]
 
 
 def test_an_exception_signal_outside_any_request_of_ours_is_nothing(install: Any) -> None:

@@ -104,6 +104,8 @@ def _came_back_empty(session: Any) -> bool:
 
 def _before_view(request: Any, *_: Any) -> None:
     try:
+        if "session" not in request.__dict__ or not request.COOKIES:
+            return
         session = _attend(request)
         if session is not None and _came_back_empty(session):
             _found_nothing(session)

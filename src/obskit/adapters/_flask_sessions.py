@@ -18,29 +18,22 @@ from obskit.exchange import Exchange, SessionFacts
 _context = getattr(flask.globals, "_cv_request", None) or getattr(flask.globals, "_cv_app", None)
 
 
-def request_of_context() -> Any:
-    """The request that this code runs for, itself and no proxy."""
-    return _context.get(None).request  # type: ignore[union-attr]
+context_now: Any = getattr(_context, "get", None)
+"""Gives the context that this code runs in, itself and no proxy."""
 
 
-def look(exchange: Exchange) -> None:
-    """Before the application's own functions run: what they put into the session is not what was found."""
+def look(exchange: Exchange, context: Any) -> None:
+    """Where a cookie came, before the application's functions run: what they put into the session was not found."""
     try:
-        context = _context.get(None)  # type: ignore[union-attr]
-        if "HTTP_COOKIE" in context.request.environ and not _session(context):
+        if not _session(context):
             _note_lost(exchange, context)
     except Exception as error:
         failed("adapter.session", error)
 
 
-def note_ended(exchange: Exchange) -> None:
+def note_ended(exchange: Exchange, context: Any) -> None:
     """When the application is done: a session that came with a cookie and was cleared is one that ended."""
-    if exchange.session is not None:
-        return
     try:
-        context = _context.get(None)  # type: ignore[union-attr]
-        if "HTTP_COOKIE" not in context.request.environ:
-            return
         session = _session(context)
         if not session and session is not None and session.modified:
             cookie = _cookie(context)

@@ -15,12 +15,13 @@ from django.conf import settings
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.signals import got_request_exception
+from django.http import HttpResponse
 from django.urls import Resolver404, get_resolver, resolve
 
 from obskit.adapters import _django_sessions as sessions
 from obskit.adapters import failed
 from obskit.asgi import AsgiDoor
-from obskit.context import current
+from obskit.context import _current
 from obskit.pipeline import Pipeline
 from obskit.wsgi import WsgiDoor
 
@@ -112,7 +113,21 @@ def _handlers(app: Any) -> list[Any]:
 def _attach_wsgi(app: Any, pipeline: Pipeline) -> WsgiDoor:
     for handler in _handlers(app):
         handler.get_response = _observed(handler.get_response)
-    return WsgiDoor(app, pipeline)
+    return WsgiDoor(
+        app, pipeline, ready=_ready, idle=lambda response: False
+    )  # its close() sends request_finished
+
+
+_HANDS_OUT_PARTS = HttpResponse.__iter__
+
+
+def _ready(body: Any) -> Any:
+    """A response that holds its parts in a list and hands out those; None for any other body."""
+    try:
+        whole = type(body).__iter__ is _HANDS_OUT_PARTS and type(body.__dict__["_container"]) is list
+    except (AttributeError, KeyError):
+        whole = False
+    return body if whole else None
 
 
 def _observed(get_response: Any) -> Any:
@@ -151,7 +166,7 @@ def _observed_async(get_response_async: Any) -> Any:
 
 def _note_route(request: Any, response: Any) -> None:
     try:
-        exchange = current()
+        exchange = _current.get()
         if exchange is None or exchange.closed or exchange.http_route is not None:
             return
         match = request.resolver_match
@@ -223,7 +238,7 @@ def _group_name(group: str) -> str:
 def _note_exception(sender: Any, request: Any = None, **_: Any) -> None:
     """Django answers an unhandled exception with a 500; the record keeps what it was."""
     try:
-        exchange = current()
+        exchange = _current.get()
         error = sys.exc_info()[1]
         if exchange is None or exchange.closed or error is None:
             return

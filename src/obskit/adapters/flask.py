@@ -18,12 +18,15 @@ from typing import Any
 
 import flask
 from flask.logging import default_handler
+from flask.wrappers import Response
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import RequestRedirect, Rule
+from werkzeug.wrappers import response
+from werkzeug.wsgi import ClosingIterator
 
 from obskit.adapters import _flask_sessions as sessions
 from obskit.adapters import failed
-from obskit.context import current
+from obskit.context import _current
 from obskit.pipeline import Pipeline
 from obskit.wsgi import StartResponse, WsgiDoor
 from obskit.wsgi_environ import Environ
@@ -76,7 +79,7 @@ def attach(app: Any, pipeline: Pipeline) -> Any:
     _take_over_contrib_spans(app)
     # The door is a mark, too: not by looking at wsgi_app, for the user may put middleware around it afterwards.
     if not _stand_in_front(app, pipeline):
-        app.wsgi_app = WsgiDoor(app.wsgi_app, pipeline, _route_of)
+        app.wsgi_app = WsgiDoor(app.wsgi_app, pipeline, _route_of, _ready, _idle)
         setattr(app, _DOOR, app.wsgi_app)
     pipeline.route_for = _without_holding(app)
     flask.got_request_exception.connect(_note_exception, app)
@@ -97,15 +100,17 @@ def _stand_in_front(app: Any, pipeline: Pipeline) -> bool:
     if "wsgi_app" in vars(app) or not inspect.isfunction(served):
         return False
     known = weakref.ref(app)
+    door = WsgiDoor.__call__  # a function is called at less cost than an object
 
     @wraps(served)
     def wsgi_app(self: Any, environ: Environ, start_response: StartResponse) -> Any:
         try:
-            door = vars(self).get(_DOOR)
+            own = self._obskit_door
         except Exception:
-            door = None
-        # An instance that the application made of its own type has no door.
-        return served(self, environ, start_response) if door is None else door(environ, start_response)
+            own = None
+        if own is None:  # an instance that the application made of its own type
+            return served(self, environ, start_response)
+        return door(own, environ, start_response)
 
     def behind(environ: Environ, start_response: StartResponse) -> Any:
         # Whoever called wsgi_app holds the application.
@@ -116,13 +121,14 @@ def _stand_in_front(app: Any, pipeline: Pipeline) -> bool:
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
         "wsgi_app": wsgi_app,
+        _DOOR: None,
     }
     derive: Any = type(cls)
     try:
         app.__class__ = derive(cls.__name__, (cls,), names)
     except Exception:
         return False
-    setattr(app, _DOOR, WsgiDoor(behind, pipeline, _route_of))
+    setattr(app, _DOOR, WsgiDoor(behind, pipeline, _route_of, _ready, _idle))
     return True
 
 
@@ -158,25 +164,54 @@ def _take_over_contrib_spans(app: Any) -> None:
 def _before_request() -> None:
     """The route is named at once: a worker may be stopped in the middle of the request."""
     try:
-        exchange = current()
+        exchange = _current.get()
         if exchange is None or exchange.closed:
             return
-        request = sessions.request_of_context()  # `flask.request` looks it up again for each attribute
-        sessions.look(exchange)
+        context = sessions.context_now()
+        request = context.request  # `flask.request` looks it up again for each attribute
+        if "HTTP_COOKIE" in request.environ:
+            sessions.look(exchange, context)
         if exchange.http_route is None:
-            exchange.http_route = _template(request)
+            rule = request.url_rule
+            exchange.http_route = _template(request) if rule is None else rule.rule
     except Exception as error:
         failed("adapter.route", error)
 
 
 def _after_request(response: Any) -> Any:
     try:
-        exchange = current()
-        if exchange is not None and not exchange.closed:
-            sessions.note_ended(exchange)
+        exchange = _current.get()
+        if exchange is not None and not exchange.closed and exchange.session is None:
+            context = sessions.context_now()
+            if "HTTP_COOKIE" in context.request.environ:
+                sessions.note_ended(exchange, context)
     except Exception as error:
         failed("adapter.session", error)
     return response
+
+
+# The generator in which werkzeug hands out what a response holds.
+_HANDS_OUT = getattr(getattr(response, "_iter_encoded", None), "__code__", None)
+_CLOSES = Response.close
+
+
+def _ready(body: Any) -> Any:
+    """The response behind a body of Flask's own making, where that is the list in it: None for any other body."""
+    if type(body) is not ClosingIterator:
+        return None
+    try:
+        callbacks: Any = body._callbacks
+        handed_out, closed = callbacks
+        answer = closed.__self__
+        plain = type(answer) is Response and type(answer.response) is list and closed.__func__ is _CLOSES
+        return answer if plain and handed_out.__self__.gi_code is _HANDS_OUT else None
+    except (AttributeError, ValueError):  # somebody else's functions are called when it is closed
+        return None
+
+
+def _idle(answer: Any) -> bool:
+    """Whether a response that was `_ready` has nobody to call when it is closed."""
+    return not answer._on_close and type(answer.response) is list
 
 
 def _route_of(environ: Environ) -> str | None:
@@ -217,7 +252,7 @@ def _rule_behind(error: Any) -> Rule | None:
 def _note_exception(_app: Any, exception: BaseException, **_: Any) -> None:
     """Flask answers an unhandled exception with a 500 or lets it through; either way the record keeps it."""
     try:
-        exchange = current()
+        exchange = _current.get()
         if exchange is None or exchange.closed:
             return
         exchange.exception = exception
