@@ -313,15 +313,25 @@ class Exchange:
     def end(self, ended_ns: int) -> None:
         """Say how it ended, once; the pipeline calls it."""
         self.ended_ns = ended_ns
-        outcome = self.outcome or self.judge()
+        self.settle()
+        if (
+            self.response_complete
+            and self.response_started
+            and self.exception is None
+            and self.outcome is None
+        ):
+            declared = self.declared_response_bytes
+            whole = declared is None or self.response_bytes >= declared
+            if whole and not (self.disconnected or self.upload_cut or self.server_sends_file):
+                self.outcome = _COMPLETED  # nearly every request; the rest of this is for the others
+                return
+        outcome = self.outcome = self.outcome or self.judge()
         if not self.response_started:
             # What every server answers for an application that gave no answer.
             self.status = 500 if outcome in (Outcome.RAISED, Outcome.NO_RESPONSE) else None
-        self.outcome = outcome
-        self.settle()
 
     def settle(self) -> None:
-        """Work out once what several signals ask for; the pipeline calls it when the request has ended."""
+        """Work out once what several signals ask for."""
         started_ns, first_byte_ns = self.started_ns, self.first_byte_ns
         self.duration_s = ((self.last_byte_ns or self.ended_ns or started_ns) - started_ns) * 1e-9
         if first_byte_ns is not None:
@@ -365,11 +375,6 @@ class Exchange:
 
     def judge(self) -> Outcome:
         """Tell from the transport facts how the request ended. Pure: reads the record, writes nothing."""
-        if self.response_complete and self.response_started and self.exception is None:
-            declared = self.declared_response_bytes
-            whole = declared is None or self.response_bytes >= declared
-            if whole and not (self.disconnected or self.upload_cut or self.server_sends_file):
-                return _COMPLETED  # nearly every request; the rest of this is for the others
         if self.disconnected or self.upload_cut:
             return Outcome.CLIENT_DISCONNECT
         if self._ended_short():

@@ -182,6 +182,7 @@ def _compose(
         config, traces, metrics, logs, metrics, endpoints, judged, watch
     )
     metrics.before_page = logs.before_line = pipeline.show
+    provider.before_flush.append(pipeline.show)
     if hasattr(adapter, "route_for"):
         pipeline.route_for = partial(adapter.route_for, app)
     framework = adapter.framework(app) if adapter is not None else "none"

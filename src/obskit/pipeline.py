@@ -303,8 +303,7 @@ class Pipeline(Judging):
         together, waits = self._together, False
         try:
             ended_ns = exchange.ended_ns or 0
-            if ended_ns < together.until_ns and self._may_rest(exchange):
-                exchange.let_go()
+            if ended_ns < together.until_ns and self._rests(exchange):
                 together.waiting.append(exchange)
                 exchange.closed = waits = True
                 together.added()
@@ -316,7 +315,7 @@ class Pipeline(Judging):
             self.failed("close", error)
         return waits
 
-    def _may_rest(self, exchange: Exchange) -> bool:
+    def _rests(self, exchange: Exchange) -> bool:
         """Prepare one for being shown later; false if there is a reason to do it at once. Raises what a signal raises.
 
         Who waits is in flight no more, its span has ended, and it stands where an heir of this worker looks.
@@ -326,11 +325,12 @@ class Pipeline(Judging):
             or exchange.exception is not None
             or exchange.protocol != "http"
             or exchange.kept
+            or not self.watch.rests(exchange)
+            or not self._traces.rests(exchange)
         ):
             return False
-        if not self.watch.rests(exchange) or not self._traces.rests(exchange):
-            return False
         self._metrics.left(exchange)
+        exchange.let_go()
         return True
 
     def _may_wait(self) -> bool:

@@ -72,6 +72,8 @@ class ProviderHandle:
         """The same for spans of any form that no processor is to see; None without an exporter of ours."""
         # The processors of the provider, as they were when only our own was among them, and when it was not so.
         self._alone: Any = None
+        self.before_flush: list[Callable[[], None]] = []
+        """What each install does before its spans are pushed out. None of it raises."""
         self._in_company: Any = None
         self._make_exporter = make_exporter
         self._queue: SpanQueue | None = None
@@ -101,11 +103,16 @@ class ProviderHandle:
                 exporter = self._make_exporter()
             finally:
                 self._queue = SpanQueue(exporter, self._books, Teller(self.collector))
+                self._queue.before_flush = self._before_flush
                 self.provider.add_span_processor(self._queue)
                 self.put = self._queue.put
         if hasattr(exporter, "encode"):
             self.encoded = self._queue.put
         self._queue.begin()
+
+    def _before_flush(self) -> None:
+        for put_in in self.before_flush:
+            put_in()
 
     def foreign_processors(self) -> bool:
         """Whether spans of this provider go to anybody but our exporter."""

@@ -101,6 +101,8 @@ class SpanQueue(SpanProcessor):
         self._sizes = sizes or Sizes.from_environ()
         self._hush = Hush()
         self._hush.attach()
+        self.before_flush: Callable[[], None] = lambda: None
+        """Puts in what has ended and is not here yet."""
         self._closed = False
         self._restart()
         if hasattr(os, "register_at_fork"):
@@ -328,6 +330,7 @@ class SpanQueue(SpanProcessor):
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Export what waits now; False if that takes longer than the time given."""
+        self.before_flush()
         done = threading.Event()
         with self._lock:
             if self._closed or self._thread is None or not (self._waiting or self._under_way):
@@ -350,6 +353,7 @@ class SpanQueue(SpanProcessor):
 
     def shutdown(self, timeout_s: float = 5.0) -> None:
         """Export what waits for at most so many seconds, count the rest as lost, and end."""
+        self.before_flush()
         with self._lock:
             if self._closed:
                 return
