@@ -249,6 +249,17 @@ def test_control_characters_stand_in_a_line_as_escapes_wherever_they_came_from()
     assert (own["event"], own["logger"], own["field"]) == (CONTROL, CONTROL, {CONTROL: [CONTROL]})
 
 
+@pytest.mark.parametrize("character", ["\x7f", "\x85", "\u2028"])
+@pytest.mark.parametrize("where", ["url_path", "user_agent", "client_address", "http_route", "request_id"])
+def test_one_control_character_anywhere_is_an_escape_on_the_canonical_line(
+    where: str, character: str
+) -> None:
+    for _ in range(2):  # new, and remembered
+        exchange = _ended()
+        setattr(exchange, where, f"a{character}b")
+        assert read(FORMAT.canonical(exchange))[where] == f"a{character}b"
+
+
 def test_a_line_full_of_characters_that_grow_is_bounded_after_they_grew() -> None:
     read(
         FORMAT.line(
@@ -411,6 +422,25 @@ def test_what_comes_with_every_request_is_remembered_within_bounds_and_no_secret
     assert max(len(text) for memory in (form._agents, form._paths) for text in memory) <= 256
 
 
+def test_what_the_canonical_line_shows_of_path_and_agent_every_other_signal_shows() -> None:
+    for _ in range(2):  # new, and remembered
+        exchange = _ended()
+        exchange.url_path, exchange.user_agent = f"/reset/{TOKEN}", "curl/8"
+        read(FORMAT.canonical(exchange))
+        assert (exchange.shown_path, exchange.shown_agent) == ("/reset/[redacted]", "curl/8")
+    exchange = _ended()
+    exchange.shown_path = "/as/another/signal/showed"
+    assert read(FORMAT.canonical(exchange))["url_path"] == "/as/another/signal/showed"
+
+
+@pytest.mark.parametrize("agent", [None, ""])
+def test_no_user_agent_is_null(agent: str | None) -> None:
+    exchange = _ended()
+    exchange.user_agent = agent
+    assert read(FORMAT.canonical(exchange))["user_agent"] is None
+    assert agent_of(exchange) is None
+
+
 def test_what_is_not_known_is_null_on_the_canonical_line() -> None:
     exchange = _ended()
     exchange.status = exchange.first_byte_s = None
@@ -539,6 +569,9 @@ def test_the_canonical_line_has_the_time_at_which_its_request_ended_whenever_it_
     exchange = _ended()
     exchange.started_unix_ns, exchange.ended_ns = 1_769_903_999_400_000_000, exchange.started_ns + 750_000_000
     assert read(FORMAT.canonical(exchange))["timestamp"] == "2026-02-01T00:00:00.150000Z"
+    earlier = _ended()
+    earlier.started_unix_ns, earlier.ended_ns = 1_769_903_998_000_000_000, earlier.started_ns + 999_999_999
+    assert read(FORMAT.canonical(earlier))["timestamp"] == "2026-01-31T23:59:58.999999Z"
     exchange.ended_ns = None
     written = datetime.fromisoformat(read(FORMAT.canonical(exchange))["timestamp"])
     assert abs((datetime.now(UTC) - written).total_seconds()) < 10

@@ -502,18 +502,42 @@ def test_after_the_end_no_line_of_a_request_is_written(house: Make, own_stdout: 
     assert not logs.may_wait()
 
 
-def test_what_may_not_wait_any_more_is_written_one_by_one(
-    house: Make, together: Together, monkeypatch: pytest.MonkeyPatch
+def test_what_waited_goes_to_whoever_is_there_when_it_is_written(
+    house: Make, own_stdout: Stdout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = together()
+    own_stdout()
     made = house()
-    exchanges = _kept_back(made, 2)
+    logs = made.pipeline.logs
     theirs = io.StringIO()
     monkeypatch.setattr(sys, "stdout", theirs)
+    logs.closed_together(iter(_kept_back(made, 2)))
+    assert _paths(theirs.getvalue().splitlines()[-2:]) == [["/orders/0", "/orders/1"]]
+    told: list[Any] = []
+    monkeypatch.setattr(structured, "_added_to", [])
+    monkeypatch.setattr(structured, "log", lambda *line: told.append(line))
+    logs.closed_together(iter(_kept_back(made, 2)))
+    assert [line[3]["url_path"] for line in told] == ["/orders/0", "/orders/1"]
+
+
+@pytest.mark.parametrize("stage", ["_writer", "_metrics", "_format"])
+def test_whatever_fails_each_call_goes_on_behind_where_the_last_one_came_to(
+    stage: str, house: Make, own_stdout: Stdout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_stdout()
+    made = house()
+    left = iter(_kept_back(made, 3))
     logs = made.pipeline.logs
-    logs.closed_together(iter(exchanges))
-    assert written == []
-    assert [line["url_path"] for line in read_lines(theirs.getvalue())] == ["/orders/0", "/orders/1"]
+    nothing = type("Nothing", (), {"canonical": lambda *_: 1 / 0})()
+    monkeypatch.setattr(logs, stage, nothing)
+    calls = 0
+    while True:
+        calls += 1
+        try:
+            logs.closed_together(left)
+            break
+        except (ZeroDivisionError, AttributeError):
+            assert calls <= 3
+    assert list(left) == []
 
 
 def test_lines_may_wait_where_nobody_looks_at_them_at_once(house: Make, own_stdout: Stdout) -> None:

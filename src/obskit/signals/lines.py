@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from json.encoder import JSONEncoder, encode_basestring
 from time import time_ns
 from typing import Any, Final, TypeVar
@@ -84,10 +85,18 @@ def quote_or_null(text: str | None, limit: int = MAX_TEXT) -> str:
 class _Remembered(dict[_K, _V]):
     """What is met again and again, as it is written; emptied when it is full."""
 
-    def keep(self, key: _K, value: _V) -> None:
-        if len(self) >= _REMEMBERED:
-            self.clear()
-        self[key] = value
+    def __init__(self, make: Callable[[_K], tuple[_V, bool]]) -> None:
+        """`make` tells how a key is written, and whether that may be remembered."""
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, key: _K) -> _V:
+        value, may_stay = self._make(key)
+        if may_stay:
+            if len(self) >= _REMEMBERED:
+                self.clear()
+            self[key] = value
+        return value
 
 
 class LineFormat:
@@ -102,12 +111,14 @@ class LineFormat:
         self.pid = pid
         self._keys = _Keys(BASE_KEYS, is_secret)
         self._canonical_keys = _Keys(_CANONICAL_KEYS, is_secret)
-        # Pieces of canonical lines, each with what stands behind it: between ids, path and numbers; paths; the client's
-        # address; its user agent.
-        self._kinds: _Remembered[_Kind, tuple[str, str, str]] = _Remembered()
-        self._paths: _Remembered[str, str] = _Remembered()
-        self._clients: _Remembered[str | None, str] = _Remembered()
-        self._agents: _Remembered[str | None, str] = _Remembered()
+        # Of canonical lines, each with what stands behind it: the pieces between ids, path and numbers; a path and a
+        # user agent as they are shown, and written; the address of a client.
+        self._kinds: _Remembered[_Kind, tuple[str, str, str]] = _Remembered(partial(_kind, self._resource))
+        self._paths: _Remembered[str, tuple[str, str]] = _Remembered(partial(_path, is_secret))
+        self._agents: _Remembered[str | None, tuple[str | None, str]] = _Remembered(
+            partial(_agent, is_secret, pid)
+        )
+        self._clients: _Remembered[str | None, str] = _Remembered(_client)
 
     def line(
         self, level: str, event: str, logger: str, exchange: Exchange | None, fields: Mapping[str, Any]
@@ -140,28 +151,22 @@ class LineFormat:
         if microseconds // 1_000_000 != 1:
             second, second_text = _second_of(ended)
             microseconds = (ended - second) // 1_000 + 1_000_000
-        kind = (exchange.method, exchange.http_route, exchange.status, exchange.outcome, exchange.level)
-        before_ids, before_path, before_numbers = self._kinds.get(kind) or self._kind(kind)
-        # What holds no secret is remembered, and then no other signal has to look at it again.
-        path = exchange.url_path
-        path_piece = self._paths.get(path)
-        if path_piece is None:
-            path_piece = self._path(exchange)
+        before_ids, before_path, before_numbers = self._kinds[
+            (exchange.method, exchange.http_route, exchange.status, exchange.outcome, exchange.level)
+        ]
+        # Whoever looks at these first does it for all the signals.
+        if exchange.shown_path is None:
+            exchange.shown_path, path = self._paths[exchange.url_path]
         else:
-            exchange.shown_path = path
-        agent = exchange.user_agent
-        agent_piece = self._agents.get(agent)
-        if agent_piece is None:
-            agent_piece = self._agent(exchange)
-        else:
-            exchange.shown_agent = agent
+            path = encode_basestring(exchange.shown_path)
+        exchange.shown_agent, agent = self._agents[exchange.user_agent]
         duration = exchange.duration_s
         lasted = f"{duration:.6f}"
-        first_byte = exchange.first_byte_s
-        if first_byte is None:
-            to_first_byte = "null"
-        else:  # an answer in one piece: to write a number of this kind takes as long as all the rest
-            to_first_byte = lasted if first_byte == duration else f"{first_byte:.6f}"
+        to_first_byte = exchange.first_byte_s
+        if to_first_byte == duration:  # an answer in one piece; to write such a number takes long
+            first = lasted
+        else:
+            first = "null" if to_first_byte is None else f"{to_first_byte:.6f}"
         size: int | str = exchange.response_bytes
         if exchange.server_sends_file and not exchange.response_complete:
             size = "null"
@@ -178,11 +183,14 @@ class LineFormat:
             if exchange.request_id is exchange.trace_id
             else quote(exchange.request_id)[1:-1],
             before_path,
-            path_piece,
+            path,
             before_numbers,
-            f'{lasted},"ttfb_s":{to_first_byte},"request_bytes":{exchange.request_bytes},"response_bytes":{size}',
-            self._clients.get(exchange.client_address) or self._client(exchange.client_address),
-            agent_piece,
+            lasted,
+            ',"ttfb_s":',
+            first,
+            f',"request_bytes":{exchange.request_bytes},"response_bytes":{size}',
+            self._clients[exchange.client_address],
+            agent,
         )
         line = "".join(pieces)
         if (
@@ -205,7 +213,7 @@ class LineFormat:
         def cut(limit: int) -> str:
             path = quote(path_of(exchange, self.is_secret), limit)
             client = _client_piece(exchange.client_address, limit)
-            agent = self._agent_piece(agent_of(exchange, self.is_secret), limit)
+            agent = _agent_piece(agent_of(exchange, self.is_secret), self.pid, limit)
             return "".join(
                 (*pieces[:_PATH_PIECE], path, *pieces[_PATH_PIECE + 1 : -2], client, agent, findings)
             )
@@ -213,48 +221,46 @@ class LineFormat:
         own = own_fields(exchange, self.is_secret)
         return _whole("".join((*pieces, findings)), cut, own, exchange.facts, self._canonical_keys)
 
-    def _kind(self, kind: _Kind) -> tuple[str, str, str]:
-        method, route, status, outcome, level = kind
-        pieces = (
-            f'Z","level":"{level}","event":"{CANONICAL_EVENT}","logger":"obskit.http",{self._resource},"trace_id":"',
-            f'","http_request_method":"{method}","http_route":{quote(route or "")},"url_path":',
-            f',"http_response_status_code":{"null" if status is None else status},"outcome":"{outcome}","duration_s":',
-        )
-        if len(route or "") <= _REMEMBERED_CHARACTERS:
-            self._kinds.keep(kind, pieces)
-        return pieces
-
-    def _path(self, exchange: Exchange) -> str:
-        path = exchange.url_path
-        shown = path_of(exchange, self.is_secret)
-        quoted = encode_basestring(shown)
-        if shown is path and len(path) <= _REMEMBERED_CHARACTERS:  # one that holds a secret is not kept
-            self._paths.keep(path, quoted)
-        return quoted
-
-    def _client(self, address: str | None) -> str:
-        piece = _client_piece(address)
-        if address is None or len(address) <= _REMEMBERED_CHARACTERS:
-            self._clients.keep(address, piece)
-        return piece
-
-    def _agent(self, exchange: Exchange) -> str:
-        agent, shown = exchange.user_agent, agent_of(exchange, self.is_secret)
-        piece = self._agent_piece(shown)
-        if shown is agent and (agent is None or len(agent) <= _REMEMBERED_CHARACTERS):  # as above
-            self._agents.keep(agent, piece)
-        return piece
-
-    def _agent_piece(self, agent: str | None, limit: int = MAX_TEXT) -> str:
-        return f'{quote_or_null(agent, limit)},"worker_pid":{self.pid},"findings":'
-
 
 # Where the path stands among the pieces of a canonical line.
 _PATH_PIECE: Final = 10
 
 
+def _kind(resource: str, kind: _Kind) -> tuple[tuple[str, str, str], bool]:
+    method, route, status, outcome, level = kind
+    pieces = (
+        f'Z","level":"{level}","event":"{CANONICAL_EVENT}","logger":"obskit.http",{resource},"trace_id":"',
+        f'","http_request_method":"{method}","http_route":{quote(route or "")},"url_path":',
+        f',"http_response_status_code":{"null" if status is None else status},"outcome":"{outcome}","duration_s":',
+    )
+    return pieces, len(route or "") <= _REMEMBERED_CHARACTERS
+
+
+def _path(is_secret: IsSecret, path: str) -> tuple[tuple[str, str], bool]:
+    shown = clean(path, is_secret)
+    return (shown, encode_basestring(shown)), _may_stay(path, shown)
+
+
+def _agent(is_secret: IsSecret, pid: int, agent: str | None) -> tuple[tuple[str | None, str], bool]:
+    shown = clean(agent, is_secret) if agent else None
+    return (shown, _agent_piece(shown, pid)), _may_stay(agent, shown)
+
+
+def _client(address: str | None) -> tuple[str, bool]:
+    return _client_piece(address), _may_stay(address, address)
+
+
+def _may_stay(text: str | None, shown: str | None) -> bool:
+    """Whether it is no secret that was sent, and short."""
+    return text is shown and (text is None or len(text) <= _REMEMBERED_CHARACTERS)
+
+
 def _client_piece(address: str | None, limit: int = MAX_TEXT) -> str:
     return f',"client_address":{quote_or_null(address, limit)},"user_agent":'
+
+
+def _agent_piece(agent: str | None, pid: int, limit: int = MAX_TEXT) -> str:
+    return f'{quote_or_null(agent, limit)},"worker_pid":{pid},"findings":'
 
 
 class _Keys:
@@ -263,25 +269,23 @@ class _Keys:
     def __init__(self, reserved: frozenset[str], is_secret: IsSecret) -> None:
         self.is_secret = is_secret
         self._reserved = reserved
-        self._known: _Remembered[str, tuple[str, bool]] = _Remembered()
+        self._known: _Remembered[str, tuple[str, bool]] = _Remembered(self._name)
 
     def rendered(self, fields: Mapping[str, Any]) -> str:
         """The first fields as the inside of a JSON object, a comma in front of each."""
         told: dict[str, str] = {}
         for key, value in list(fields.items())[:MAX_ITEMS]:
-            known = self._known.get(key) if type(key) is str else None
-            name, is_secret = known or self._name(key)
+            name, is_secret = self._known[key] if type(key) is str else self._name(key)[0]
             told[name] = _REDACTED if is_secret else self._value(value)
         return _visible("".join([f",{name}:{value}" for name, value in told.items()]))
 
-    def _name(self, key: Any) -> tuple[str, bool]:
+    def _name(self, key: Any) -> tuple[tuple[str, bool], bool]:
+        """How it is written and whether its value is a secret; and whether that may be remembered."""
         name = key_of(key, self.is_secret)
         if name in self._reserved:  # a second key of that name would make the line ambiguous
             name += "_"
         written = encode_basestring(name), self.is_secret(name)
-        if name is key and len(name) <= _REMEMBERED_CHARACTERS:
-            self._known.keep(key, written)
-        return written
+        return written, name is key and len(name) <= _REMEMBERED_CHARACTERS
 
     def _value(self, value: Any) -> str:
         kind = type(value)

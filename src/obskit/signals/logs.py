@@ -91,7 +91,9 @@ class Logs:
         Raises what making one of them raises. The lines before it are written then, and a second call with the same
         iterator goes on behind it.
         """
-        if not self.may_wait():  # it might when the first of them began to
+        if (
+            self._renderer is not None or structured._added_to is not None
+        ):  # it was not when they began to wait
             for exchange in exchanges:
                 self.closed(exchange)
             return
