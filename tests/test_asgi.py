@@ -257,6 +257,24 @@ def test_a_single_body_message_is_first_and_last_byte_at_once() -> None:
     assert record.first_byte_ns == record.last_byte_ns
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+@pytest.mark.parametrize("data", [b"", b"whole", b"x" * 5_000])
+def test_a_body_in_one_message_is_noted_like_one_in_pieces(data: bytes, kind: Any, method: str) -> None:
+    def noted(*messages: Any) -> dict[str, Any]:
+        record = asgi_record(
+            replying(start(200, (b"content-length", b"5")), *messages), http_scope(method=method)
+        )
+        names = ("outcome", "status", "response_bytes", "response_head", "response_complete")
+        seen = {name: getattr(record, name) for name in names}
+        return {**seen, "head": type(record.response_head), "some": record.first_byte_ns is not None}
+
+    pieces = noted(body(kind(data), more=True), body(b""))
+    assert noted(body(kind(data))) == noted(body(b"", more=True), body(kind(data))) == pieces
+    sent = data if method == "GET" else b""
+    assert (pieces["response_bytes"], pieces["response_head"]) == (len(sent), sent[:4_096])
+
+
 def test_background_work_is_no_part_of_the_duration() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send(start())

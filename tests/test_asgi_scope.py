@@ -46,6 +46,40 @@ def test_a_scope_may_lack_anything(missing: str) -> None:
     assert asgi_record(replying(start(), body(b"ok")), scope).outcome == "completed"
 
 
+@pytest.mark.parametrize(
+    ("missing", "field", "default"),
+    [
+        ("headers", "user_agent", None),
+        ("client", "client_address", None),
+        ("server", "server_address", None),
+        ("scheme", "scheme", "http"),
+        ("http_version", "http_version", None),
+        ("method", "method", "GET"),
+        ("path", "url_path", ""),
+        ("root_path", "path_prefix", ""),
+    ],
+)
+def test_what_a_scope_lacks_has_its_default_and_the_rest_is_read(
+    missing: str, field: str, default: str | None
+) -> None:
+    scope = http_scope(
+        "/shop/7", "POST", [(b"user-agent", b"curl/8")], scheme="https", http_version="2", root_path="/shop"
+    )
+    del scope[missing]
+    record = asgi_record(replying(start(), body(b"ok")), scope)
+    whole = {
+        "user_agent": "curl/8",
+        "client_address": "127.0.0.1",
+        "server_address": "127.0.0.1",
+        "scheme": "https",
+        "http_version": "2",
+        "method": "POST",
+        "url_path": "/shop/7",
+        "path_prefix": "" if missing == "path" else "/shop",
+    }
+    assert {name: getattr(record, name) for name in whole} == {**whole, field: default}
+
+
 @pytest.mark.parametrize(("client", "address"), [(None, None), (("", 0), None), (["::1", 5], "::1")])
 def test_an_unknown_peer_is_none(client: Any, address: str | None) -> None:
     assert asgi_record(replying(), http_scope(client=client, server=None)).client_address == address
