@@ -8,14 +8,13 @@ from recording twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from sys import exception as exception_now
 from time import perf_counter_ns
 from typing import Any
 
 from obskit.exchange import HEAD_BYTES, Exchange, Outcome, cut_off_by
 from obskit.pipeline import UNAVAILABLE, Answer, Endpoint, Entered, Pipeline
-from obskit.wsgi_environ import SELDOM, Environ, file_size, headers_of, length, read_environ, status_code
+from obskit.wsgi_environ import SELDOM, Environ, code_of, file_size, head_of, headers_of, length, read_environ
 from obskit.wsgi_input import observe_input
 
 StartResponse = Callable[..., Callable[[bytes], Any]]
@@ -203,6 +202,7 @@ class _Call:
         "started",
         "way",
     )
+    _write: Callable[[bytes], Any]
 
     def __init__(self, way: _Way, exchange: Exchange, start_response: StartResponse) -> None:
         self.way = way
@@ -232,12 +232,14 @@ class _Call:
         given: Callable[[bytes], Any] = self.write
         try:
             if self.started:  # once more: each write() goes where the server wanted it
-                given = partial(self._hand_over, write)
+                anew = _Call(self.way, exchange, self._start_response)
+                anew._write = write
+                given = anew.write
                 exchange.declared_response_bytes = None
             else:
                 self.started = True
                 self._write = write
-            exchange.status = status_code(status)
+            exchange.status = code_of(status)
             if type(headers) is list or isinstance(headers, tuple | list):  # else readable only once, perhaps
                 exchange.response_headers = headers
                 for name, value in headers:
@@ -250,9 +252,7 @@ class _Call:
 
     def write(self, data: bytes) -> Any:
         """The application's write(), which counts."""
-        return self._hand_over(self._write, data)
-
-    def _hand_over(self, write: Callable[[bytes], Any], data: bytes) -> Any:
+        write = self._write
         try:
             result = write(data)
         except OSError:
@@ -267,8 +267,6 @@ class _Call:
     def sent(self, data: bytes | str) -> None:
         """Note bytes handed to the server. The first ones take the headers with them."""
         exchange = self.exchange
-        if isinstance(data, str):
-            data = data.encode("latin-1", "replace")  # against PEP 3333, and the server's to refuse
         size = len(data)
         if not size:
             return
@@ -278,7 +276,7 @@ class _Call:
         exchange.response_bytes += size
         if exchange.first_byte_ns is None:
             exchange.first_byte_ns = perf_counter_ns()
-            exchange.response_head = bytes(data if size <= HEAD_BYTES else data[:HEAD_BYTES])
+            exchange.response_head = data if type(data) is bytes and size <= HEAD_BYTES else head_of(data)
         declared = exchange.declared_response_bytes
         if declared is not None and exchange.response_bytes >= declared:
             self.way.pipeline.answering(exchange)
