@@ -23,6 +23,7 @@ RouteOf = Callable[[Environ], str | None]
 Beside = tuple[StartResponse, Answer | None]
 Ready = Callable[[Any], Any]
 Idle = Callable[[Any], bool]
+AtStart = Callable[[Exchange, Environ | None], None]
 
 MARK = "obskit.exchange"
 # How far the server has come with a body.
@@ -45,15 +46,15 @@ class WsgiDoor:
         route_of: RouteOf | None = None,
         ready: Ready = _plain,
         idle: Idle = lambda ready: True,
+        at_start: AtStart | None = None,
     ) -> None:
-        """`route_of` is asked while the application's own context is still there: when it starts its response.
+        """`route_of` and `at_start` run while the application's own context is still there: its response starts.
 
-        `ready` knows bodies whose items are there already, so that nothing of the application runs when they are
-        taken. What it gives back (None for any other) is handed to `idle`, which tells before the body is closed
-        whether nothing of the application runs then either.
+        `ready` knows bodies whose items are there already: nothing of the application runs when they are taken.
+        What it gives back (None for any other body) is shown to `idle`: does closing it run nothing either?
         """
         self.app = app
-        self._way = _Way(pipeline, route_of, ready, idle)
+        self._way = _Way(pipeline, route_of, ready, idle, at_start)
 
     @property
     def pipeline(self) -> Pipeline:
@@ -153,12 +154,13 @@ class WsgiDoor:
 class _Way:
     """Of a door, what each request passes: a class with `__getattr__` pays for each read of its own attributes."""
 
-    __slots__ = ("carrier_keys", "idle", "pipeline", "ready", "route_of", "seldom")
+    __slots__ = ("at_start", "carrier_keys", "idle", "pipeline", "ready", "route_of", "seldom")
 
-    def __init__(self, pipeline: Pipeline, route_of: RouteOf | None, ready: Ready, idle: Idle) -> None:
+    def __init__(
+        self, pipeline: Pipeline, route_of: RouteOf | None, ready: Ready, idle: Idle, at_start: AtStart | None
+    ) -> None:
         self.pipeline = pipeline
-        self.route_of = route_of
-        self.ready, self.idle = ready, idle
+        self.route_of, self.ready, self.idle, self.at_start = route_of, ready, idle, at_start
         self.carrier_keys = tuple(
             (name, "HTTP_" + name.upper().replace("-", "_")) for name in sorted(pipeline.carrier_headers)
         )
@@ -215,11 +217,13 @@ class _Call:
         self.done = False
 
     def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], Any]:
-        exchange = self.exchange
-        pipeline = self.way.pipeline
+        exchange, way = self.exchange, self.way
+        pipeline = way.pipeline
         try:
             if exchange.http_route is None:
-                self.way.find_route(exchange, exchange.request)
+                way.find_route(exchange, exchange.request)
+            if way.at_start is not None:
+                way.at_start(exchange, exchange.request)
             if pipeline.echo_request_id:
                 headers = [*headers, ("X-Request-ID", exchange.request_id)]
         except Exception as error:  # headers that are no list are the server's to refuse
@@ -232,7 +236,7 @@ class _Call:
         given: Callable[[bytes], Any] = self.write
         try:
             if self.started:  # once more: each write() goes where the server wanted it
-                anew = _Call(self.way, exchange, self._start_response)
+                anew = _Call(way, exchange, self._start_response)
                 anew._write = write
                 given = anew.write
                 exchange.declared_response_bytes = None
@@ -331,9 +335,8 @@ class _Call:
         exchange, pipeline = self.exchange, self.way.pipeline
         exchange.server_sends_file = True
         size = exchange.declared_response_bytes
-        exchange.response_bytes = (
-            (file_size(body) if size is None else size) if exchange.body_expected() else 0
-        )
+        held = file_size(body) if size is None else size
+        exchange.response_bytes = held if exchange.body_expected() else 0
         if exchange.response_bytes:
             # From here on the server reads by itself: handing the file over is the nearest to a first byte.
             exchange.first_byte_ns = perf_counter_ns()
@@ -452,8 +455,7 @@ class _Body:
                     exchange.disconnected = True
             elif call.ended is _NOT_YET:
                 call.closed_early()
-            ready = call.ready
-            if ready is None or not call.way.idle(ready):
+            if call.ready is None or not call.way.idle(call.ready):
                 entered = pipeline.enter(exchange)
         except Exception as error:
             pipeline.failed("wsgi.close", error)
