@@ -166,7 +166,7 @@ def test_a_rule_that_cannot_be_found_is_counted_and_the_request_is_unmatched() -
         (wsgi, "read_environ", "wsgi.open"),
         (wsgi, "observe_input", "wsgi.open"),
         (wsgi_environ, "Exchange", "wsgi.open"),
-        (wsgi, "status_code", "wsgi.start_response"),
+        (wsgi, "code_of", "wsgi.start_response"),
         (wsgi, "length", "wsgi.start_response"),
         (wsgi_environ, "_read_seldom", "wsgi.open"),
         (wsgi._Call, "observed", "wsgi.body"),

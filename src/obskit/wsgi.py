@@ -8,14 +8,13 @@ from recording twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from sys import exception as exception_now
 from time import perf_counter_ns
 from typing import Any
 
 from obskit.exchange import HEAD_BYTES, Exchange, Outcome, cut_off_by
 from obskit.pipeline import UNAVAILABLE, Answer, Endpoint, Entered, Pipeline
-from obskit.wsgi_environ import SELDOM, Environ, file_size, headers_of, length, read_environ, status_code
+from obskit.wsgi_environ import SELDOM, Environ, code_of, file_size, head_of, headers_of, length, read_environ
 from obskit.wsgi_input import observe_input
 
 StartResponse = Callable[..., Callable[[bytes], Any]]
@@ -24,6 +23,7 @@ RouteOf = Callable[[Environ], str | None]
 Beside = tuple[StartResponse, Answer | None]
 Ready = Callable[[Any], Any]
 Idle = Callable[[Any], bool]
+AtStart = Callable[[Exchange, Environ | None], None]
 
 MARK = "obskit.exchange"
 # How far the server has come with a body.
@@ -46,15 +46,15 @@ class WsgiDoor:
         route_of: RouteOf | None = None,
         ready: Ready = _plain,
         idle: Idle = lambda ready: True,
+        at_start: AtStart | None = None,
     ) -> None:
-        """`route_of` is asked while the application's own context is still there: when it starts its response.
+        """`route_of` and `at_start` run while the application's own context is still there: its response starts.
 
-        `ready` knows bodies whose items are there already, so that nothing of the application runs when they are
-        taken. What it gives back (None for any other) is handed to `idle`, which tells before the body is closed
-        whether nothing of the application runs then either.
+        `ready` knows bodies whose items are there already: nothing of the application runs when they are taken.
+        What it gives back (None for any other body) is shown to `idle`: does closing it run nothing either?
         """
         self.app = app
-        self._way = _Way(pipeline, route_of, ready, idle)
+        self._way = _Way(pipeline, route_of, ready, idle, at_start)
 
     @property
     def pipeline(self) -> Pipeline:
@@ -154,12 +154,13 @@ class WsgiDoor:
 class _Way:
     """Of a door, what each request passes: a class with `__getattr__` pays for each read of its own attributes."""
 
-    __slots__ = ("carrier_keys", "idle", "pipeline", "ready", "route_of", "seldom")
+    __slots__ = ("at_start", "carrier_keys", "idle", "pipeline", "ready", "route_of", "seldom")
 
-    def __init__(self, pipeline: Pipeline, route_of: RouteOf | None, ready: Ready, idle: Idle) -> None:
+    def __init__(
+        self, pipeline: Pipeline, route_of: RouteOf | None, ready: Ready, idle: Idle, at_start: AtStart | None
+    ) -> None:
         self.pipeline = pipeline
-        self.route_of = route_of
-        self.ready, self.idle = ready, idle
+        self.route_of, self.ready, self.idle, self.at_start = route_of, ready, idle, at_start
         self.carrier_keys = tuple(
             (name, "HTTP_" + name.upper().replace("-", "_")) for name in sorted(pipeline.carrier_headers)
         )
@@ -203,6 +204,7 @@ class _Call:
         "started",
         "way",
     )
+    _write: Callable[[bytes], Any]
 
     def __init__(self, way: _Way, exchange: Exchange, start_response: StartResponse) -> None:
         self.way = way
@@ -215,11 +217,13 @@ class _Call:
         self.done = False
 
     def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], Any]:
-        exchange = self.exchange
-        pipeline = self.way.pipeline
+        exchange, way = self.exchange, self.way
+        pipeline = way.pipeline
         try:
             if exchange.http_route is None:
-                self.way.find_route(exchange, exchange.request)
+                way.find_route(exchange, exchange.request)
+            if way.at_start is not None:
+                way.at_start(exchange, exchange.request)
             if pipeline.echo_request_id:
                 headers = [*headers, ("X-Request-ID", exchange.request_id)]
         except Exception as error:  # headers that are no list are the server's to refuse
@@ -232,12 +236,14 @@ class _Call:
         given: Callable[[bytes], Any] = self.write
         try:
             if self.started:  # once more: each write() goes where the server wanted it
-                given = partial(self._hand_over, write)
+                anew = _Call(way, exchange, self._start_response)
+                anew._write = write
+                given = anew.write
                 exchange.declared_response_bytes = None
             else:
                 self.started = True
                 self._write = write
-            exchange.status = status_code(status)
+            exchange.status = code_of(status)
             if type(headers) is list or isinstance(headers, tuple | list):  # else readable only once, perhaps
                 exchange.response_headers = headers
                 for name, value in headers:
@@ -250,9 +256,7 @@ class _Call:
 
     def write(self, data: bytes) -> Any:
         """The application's write(), which counts."""
-        return self._hand_over(self._write, data)
-
-    def _hand_over(self, write: Callable[[bytes], Any], data: bytes) -> Any:
+        write = self._write
         try:
             result = write(data)
         except OSError:
@@ -267,8 +271,6 @@ class _Call:
     def sent(self, data: bytes | str) -> None:
         """Note bytes handed to the server. The first ones take the headers with them."""
         exchange = self.exchange
-        if isinstance(data, str):
-            data = data.encode("latin-1", "replace")  # against PEP 3333, and the server's to refuse
         size = len(data)
         if not size:
             return
@@ -278,7 +280,7 @@ class _Call:
         exchange.response_bytes += size
         if exchange.first_byte_ns is None:
             exchange.first_byte_ns = perf_counter_ns()
-            exchange.response_head = bytes(data if size <= HEAD_BYTES else data[:HEAD_BYTES])
+            exchange.response_head = data if type(data) is bytes and size <= HEAD_BYTES else head_of(data)
         declared = exchange.declared_response_bytes
         if declared is not None and exchange.response_bytes >= declared:
             self.way.pipeline.answering(exchange)
@@ -333,9 +335,8 @@ class _Call:
         exchange, pipeline = self.exchange, self.way.pipeline
         exchange.server_sends_file = True
         size = exchange.declared_response_bytes
-        exchange.response_bytes = (
-            (file_size(body) if size is None else size) if exchange.body_expected() else 0
-        )
+        held = file_size(body) if size is None else size
+        exchange.response_bytes = held if exchange.body_expected() else 0
         if exchange.response_bytes:
             # From here on the server reads by itself: handing the file over is the nearest to a first byte.
             exchange.first_byte_ns = perf_counter_ns()
@@ -454,8 +455,7 @@ class _Body:
                     exchange.disconnected = True
             elif call.ended is _NOT_YET:
                 call.closed_early()
-            ready = call.ready
-            if ready is None or not call.way.idle(ready):
+            if call.ready is None or not call.way.idle(call.ready):
                 entered = pipeline.enter(exchange)
         except Exception as error:
             pipeline.failed("wsgi.close", error)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from obskit.exchange import Exchange
+from obskit.exchange import HEAD_BYTES, Exchange
 from obskit.names import HTTP_METHODS, OTHER_METHOD
 
 Environ = dict[str, Any]
@@ -99,7 +99,7 @@ def _port(value: object) -> int | None:
 
 
 @lru_cache(maxsize=256)
-def status_code(status: str) -> int:
+def code_of(status: str) -> int:
     return int(status[:3])
 
 
@@ -120,6 +120,12 @@ def length(value: object) -> int | None:
         value = str(value)  # a test client's number
     # RFC 9110 §8.6: digits only. Anything else is the server's or the application's to answer, not ours.
     return int(value) if value.isascii() and value.isdigit() and len(value) < 19 else None
+
+
+def head_of(data: bytes | str) -> bytes:
+    head = data[:HEAD_BYTES]
+    # A text is against PEP 3333, and the server's to refuse.
+    return head.encode("latin-1", "replace") if isinstance(head, str) else bytes(head)
 
 
 def file_size(body: Any) -> int:

@@ -142,6 +142,33 @@ def test_a_log_out_is_no_loss_even_when_the_old_cookie_comes_again(browse: Any, 
     assert lost() == []
 
 
+def test_a_log_out_in_a_function_that_runs_behind_the_view_is_no_loss_either(browse: Any, lost: Any) -> None:
+    app = site()
+
+    @app.after_request
+    def leave(response: Any) -> Any:
+        if flask.request.args.get("leave"):
+            flask.session.clear()
+        return response
+
+    browser = browse(app)
+    assert app.after_request_funcs == {None: [leave]}
+    browser.get("/count")
+    cookie = browser.cookie
+    talk_wsgi(browser.app, make_environ("/peek", HTTP_COOKIE=f"session={cookie}", QUERY_STRING="leave=1"))
+    app.secret_key = "of the next deploy"
+    browser.get("/peek", f"session={cookie}")
+    assert lost() == []
+
+
+def test_an_answer_from_outside_flask_says_nothing_of_a_session(browse: Any, lines: Any) -> None:
+    app = site()
+    app.wsgi_app = lambda environ, start_response: (start_response("200 OK", []), [b"no"])[1]  # type: ignore[method-assign]
+    assert browse(app, cookie_of(site())).get("/peek") == "no"
+    told = [line["event"] for line in lines() if line["event"] != "obskit.installed"]
+    assert told == ["http.request"]
+
+
 def test_a_cookie_of_another_name_is_not_looked_at(browse: Any, lost: Any) -> None:
     browser = browse(site(SESSION_COOKIE_NAME="shop"), cookie_of(site("of another application")))
     browser.get("/peek")

@@ -27,6 +27,7 @@ from werkzeug.wsgi import ClosingIterator
 from obskit.adapters import _flask_sessions as sessions
 from obskit.adapters import failed
 from obskit.context import _current
+from obskit.exchange import Exchange
 from obskit.pipeline import Pipeline
 from obskit.wsgi import StartResponse, WsgiDoor
 from obskit.wsgi_environ import Environ
@@ -79,13 +80,12 @@ def attach(app: Any, pipeline: Pipeline) -> Any:
     _take_over_contrib_spans(app)
     # The door is a mark, too: not by looking at wsgi_app, for the user may put middleware around it afterwards.
     if not _stand_in_front(app, pipeline):
-        app.wsgi_app = WsgiDoor(app.wsgi_app, pipeline, _route_of, _ready, _idle)
+        app.wsgi_app = WsgiDoor(app.wsgi_app, pipeline, _route_of, _ready, _idle, _at_start)
         setattr(app, _DOOR, app.wsgi_app)
     pipeline.route_for = _without_holding(app)
     flask.got_request_exception.connect(_note_exception, app)
-    # In front of the application's own functions, and behind them.
+    # In front of the application's own functions.
     app.before_request_funcs.setdefault(None, []).insert(0, _before_request)
-    app.after_request_funcs.setdefault(None, []).insert(0, _after_request)
     return app
 
 
@@ -128,7 +128,7 @@ def _stand_in_front(app: Any, pipeline: Pipeline) -> bool:
         app.__class__ = derive(cls.__name__, (cls,), names)
     except Exception:
         return False
-    setattr(app, _DOOR, WsgiDoor(behind, pipeline, _route_of, _ready, _idle))
+    setattr(app, _DOOR, WsgiDoor(behind, pipeline, _route_of, _ready, _idle, _at_start))
     return True
 
 
@@ -178,16 +178,14 @@ def _before_request() -> None:
         failed("adapter.route", error)
 
 
-def _after_request(response: Any) -> Any:
-    try:
-        exchange = _current.get()
-        if exchange is not None and not exchange.closed and exchange.session is None:
-            context = sessions.context_now()
-            if "HTTP_COOKIE" in context.request.environ:
-                sessions.note_ended(exchange, context)
-    except Exception as error:
-        failed("adapter.session", error)
-    return response
+def _at_start(exchange: Exchange, environ: Environ | None) -> None:
+    """What the application did to the session is done. No `after_request`: Flask looks at each such function anew."""
+    if environ is not None and "HTTP_COOKIE" in environ and exchange.session is None:
+        try:
+            if environ.get("werkzeug.request") is not None:
+                sessions.note_ended(exchange, sessions.context_now())
+        except Exception as error:
+            failed("adapter.session", error)
 
 
 # The generator in which werkzeug hands out what a response holds.
