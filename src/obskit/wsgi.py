@@ -218,16 +218,15 @@ class _Call:
 
     def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], Any]:
         exchange, way = self.exchange, self.way
-        pipeline = way.pipeline
         try:
             if exchange.http_route is None:
                 way.find_route(exchange, exchange.request)
             if way.at_start is not None:
                 way.at_start(exchange, exchange.request)
-            if pipeline.echo_request_id:
+            if way.pipeline.echo_request_id:
                 headers = [*headers, ("X-Request-ID", exchange.request_id)]
         except Exception as error:  # headers that are no list are the server's to refuse
-            pipeline.failed("wsgi.start_response", error)
+            way.pipeline.failed("wsgi.start_response", error)
         if exc_info is None:
             write = self._start_response(status, headers)
         else:
@@ -251,7 +250,7 @@ class _Call:
                         exchange.declared_response_bytes = length(value)
                         break
         except Exception as error:
-            pipeline.failed("wsgi.start_response", error)
+            way.pipeline.failed("wsgi.start_response", error)
         return given
 
     def write(self, data: bytes) -> Any:
