@@ -26,6 +26,8 @@ THEIRS: dict[tuple[str, str], str] = {
     ("asgi.py", "self.app"): "the application",
     ("asgi.py", "self._send"): "the server's send()",
     ("asgi.py", "send"): "the server's send()",
+    ("asgi_lifespan.py", "send"): "the server's send()",
+    ("asgi_lifespan.py", "receive"): "the server's receive()",
     ("asgi.py", "self._receive"): "the server's receive()",
     ("asgi.py", "receive"): "the server's receive()",
     ("presence.py", "self._receive"): "the server's receive()",

@@ -63,6 +63,7 @@ _DOORS = tuple(
     for name in (
         "wsgi",
         "asgi",
+        "asgi_lifespan",
         "asgi_scope",
         "answering",
         "aside",
