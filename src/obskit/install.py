@@ -177,7 +177,7 @@ def _compose(
         )
     setting = Setting(config, resource["service.name"], failures)
     judged = [(one, one.make(setting) if one.make is not None else None) for one in chosen]
-    watch = Watch(config, resource["service.name"], len(_installed), metrics)
+    watch = Watch(config, resource["service.name"], len(_installed), metrics, is_secret)
     pipeline = failures.pipeline = watch.pipeline = Pipeline(
         config, traces, metrics, logs, metrics, endpoints, judged, watch
     )

@@ -21,6 +21,7 @@ from obskit import folders, workers
 from obskit.detectors.worker_died import DETECTOR
 from obskit.exchange import Exchange, Finding
 from obskit.pipeline import Pipeline
+from obskit.redact import make_redactor
 from obskit.watch import flight
 from obskit.watch.flight import FlightRecorder
 from obskit.watch.scene import Scene
@@ -908,6 +909,29 @@ def test_a_time_that_cannot_be_is_read_as_none(hire: Hire) -> None:
 
 def test_the_memory_of_routes_is_bounded(hire: Hire) -> None:
     one = hire()
-    for number in range(3 * flight._MAX_NOTES):
+    for number in range(3 * flight._REMEMBERED):
         one.flight._noted(f"/{number}")
-    assert len(one.flight._notes) <= flight._MAX_NOTES
+    assert len(one.flight._notes) <= flight._REMEMBERED
+
+
+def test_names_of_the_option_redact_count_in_paths_too(hire: Hire) -> None:
+    one, two = hire(), hire()
+    one.flight.is_secret = make_redactor(["iban"])
+    for number in range(2):
+        exchange = one.open("/pay/iban=DE0012", number, path_prefix="/iban=DE0034")
+        assert exchange.shown_path == "/pay/iban=[redacted]"
+    assert b"DE0012" not in one.record().read_bytes()
+    assert b"DE0034" not in one.record().read_bytes()
+    assert one.flight._paths == {}, "what holds a secret is not remembered"
+    one.die()
+    two.bury()
+    assert {line["url_path"] for line in two.told()} == {"/pay/iban=[redacted]"}
+
+
+def test_the_memory_of_paths_is_bounded(hire: Hire) -> None:
+    one = hire()
+    for number in range(3 * flight._REMEMBERED):
+        one.flight.closed(one.open(f"/{number}"))
+    one.flight.closed(one.open("/" + "x" * 300))
+    assert 0 < len(one.flight._paths) <= flight._REMEMBERED
+    assert max(map(len, one.flight._paths)) < 300

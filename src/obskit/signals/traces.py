@@ -37,6 +37,8 @@ from obskit.version import __version__
 __all__ = ["MAX_ATTRIBUTE", "Traces"]
 
 _put: Final = dict.__setitem__
+# Of a span that goes on with nobody's, and is linked to none.
+_ALONE: Final = (None, None)
 
 
 class Traces:
@@ -62,7 +64,8 @@ class Traces:
         self._keeps_errors, self._keeps_findings = "errors" in keep, "findings" in keep
         self._slow_ns = round(slow_request_s * 1e9) if "slow" in keep else 1 << 63
         self._tracer = provider.provider.get_tracer("obskit", __version__)
-        self._tracer_config = getattr(self._tracer, "_tracer_config", None)
+        # Where it is told whether somebody has switched it off.
+        self._switch: Any = self._tracer if hasattr(self._tracer, "_tracer_config") else _SwitchedOn
         generator = (
             provider.provider.id_generator if isinstance(provider.provider, TracerProvider) else OwnIds()
         )
@@ -88,7 +91,12 @@ class Traces:
 
     def opened(self, exchange: Exchange) -> None:
         maker, bounds = self._maker, self._bounds
-        if maker is None or bounds is None or self._provider.foreign_processors() or not self._enabled():
+        if (
+            maker is None
+            or bounds is None
+            or self._provider.foreign_processors()
+            or not self._switch._tracer_config.is_enabled
+        ):
             self._opened_by_sdk(exchange)
             return
         caller: Caller | None = None
@@ -130,11 +138,6 @@ class Traces:
         exchange.trace_id = caller[3:35] if isinstance(caller, str) else f"{caller.trace_id:032x}"
         exchange.span_id = self._new_span()
         return bounds.asked if flags_of(caller) & 1 else bounds.declined
-
-    def _enabled(self) -> bool:
-        """Whether nobody has switched the tracer off."""
-        config = self._tracer_config
-        return config is None or self._tracer._tracer_config.is_enabled
 
     def _opened_by_sdk(
         self, exchange: Exchange, caller: Caller | None = None, sent: Context | None = None
@@ -209,7 +212,7 @@ class Traces:
         span = exchange.span
         if type(span) is RequestSpan:
             known = span.__dict__
-            rested = known.get("_caller"), known.get("_linked")
+            rested = _ALONE if exchange.carrier is None else (known.get("_caller"), known.get("_linked"))
             if not RequestSpan.ends_asleep(span):
                 return False
             exchange.span = rested
@@ -308,3 +311,10 @@ class Traces:
 
     def shutdown(self, timeout_s: float) -> None:
         self._provider.shutdown(timeout_s)
+
+
+class _SwitchedOn:
+    """A tracer that nobody can switch off."""
+
+    class _tracer_config:
+        is_enabled = True

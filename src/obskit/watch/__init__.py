@@ -16,6 +16,7 @@ from obskit.exchange import Exchange
 from obskit.listeners import listeners
 from obskit.names import Metric
 from obskit.pipeline import Pipeline
+from obskit.redact import is_secret_name
 from obskit.watch import inquiry, oversight
 from obskit.watch.flight import FlightRecorder
 from obskit.watch.loop import LoopWatch
@@ -51,13 +52,20 @@ class Watch:
 
     name = "watch"
 
-    def __init__(self, config: Config, service: str, install: int, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        config: Config,
+        service: str,
+        install: int,
+        metrics: Metrics,
+        is_secret: Callable[[str], bool] = is_secret_name,
+    ) -> None:
         """`install` is the number of this install in its process: installs are strangers to each other."""
         self._config = config
         self._service = service
         self._install = install
         self._metrics = metrics
-        self.flight = FlightRecorder(metrics)
+        self.flight = FlightRecorder(metrics, is_secret)
         self.scene: Scene | None = None
         self._watchers: tuple[StuckWatch | LoopWatch | Saturation, ...] = ()
         self._stuck: StuckWatch | None = None

@@ -19,6 +19,7 @@ import os
 import struct
 import threading
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from threading import Lock
 from time import time_ns
@@ -28,7 +29,7 @@ from obskit import folders, names
 from obskit.aside import pause_until
 from obskit.exchange import Exchange, Outcome
 from obskit.plain import path_of
-from obskit.redact import scrub
+from obskit.redact import is_secret_name, scrub
 from obskit.workers import Member
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ _TOLD_AT, _NOTE_AT, _ANSWER_AT, _TEXT_AT = 1, 8, 136, 176
 _NOTE = struct.Struct("<Q?H")
 _NOTED_AT = _NOTE_AT + 8
 """What is noted, behind of which request: that is plain where one has ended."""
-_MAX_NOTES = 1024
+_REMEMBERED = 1024
+_REMEMBERED_CHARACTERS = 256
 _ANSWER = struct.Struct("<QH")
 _END = struct.Struct("<QHQQQ")
 _ROUTE_AT = _NOTE_AT + _NOTE.size
@@ -88,8 +90,10 @@ class Slot:
 class FlightRecorder:
     """The slots of this worker. Opening, answering and closing take no lock: a list gives and takes one at a time."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, is_secret: Callable[[str], bool] = is_secret_name) -> None:
         self._metrics = metrics
+        self.is_secret = is_secret
+        """Which keys name a secret: a path is kept without those."""
         self._scene: Scene | None = None
         self._since_unix_ns = 0
         self._file = -1
@@ -111,6 +115,8 @@ class FlightRecorder:
         self._growing = Lock()
         self._slots: list[Slot] = []
         self._free: list[Slot] = []
+        # What comes again: paths without secrets, and what is noted of routes.
+        self._paths: dict[str, str] = {}
         self._notes: dict[str, bytes] = {}
 
     @property
@@ -198,21 +204,26 @@ class FlightRecorder:
         slot.exchange = exchange
         if not slot.left_to_heirs:
             return
-        trace_id, request_id, prefix = exchange.trace_id, exchange.request_id, exchange.path_prefix
-        if request_id == trace_id:
-            request_id = ""
-        if prefix:
-            prefix = scrub(prefix)
+        path, prefix = exchange.url_path, exchange.path_prefix
+        shown = exchange.shown_path = self._paths.get(path) or self._path(exchange)
+        trace_id, request_id = exchange.trace_id, exchange.request_id
         text = (
             f"{exchange.started_unix_ns}\n{exchange.protocol}\n{exchange.method}\n{trace_id}\n{exchange.span_id}\n"
-            f"{request_id}\n{prefix}\n{exchange.shown_path or path_of(exchange)}\0"
-        ).encode("utf-8", "replace")
-        size, at, memory = len(text), slot.text, slot.memory
-        if size > _TEXT:
-            size = _TEXT
-            text = text[:_TEXT]
-        memory[at : at + size] = text
+            f"{'' if request_id == trace_id else request_id}\n{prefix and scrub(prefix, self.is_secret)}\n{shown}\0"
+        ).encode("utf-8", "replace")[:_TEXT]
+        memory, at = slot.memory, slot.text
+        memory[at : at + len(text)] = text
         memory[slot.at] = OPEN
+
+    def _path(self, exchange: Exchange) -> str:
+        """The path of a request as it is shown; remembered if it may come again and holds no secret."""
+        path = exchange.url_path
+        shown = path_of(exchange, self.is_secret)
+        if shown is path and len(path) <= _REMEMBERED_CHARACTERS:
+            if len(self._paths) >= _REMEMBERED:
+                self._paths.clear()
+            self._paths[path] = path
+        return shown
 
     def answering(self, exchange: Exchange) -> None:
         slot = exchange.flight_slot
@@ -254,7 +265,7 @@ class FlightRecorder:
         written = route.encode("utf-8", "replace")
         if len(written) > _ROUTE:
             return None
-        if len(self._notes) >= _MAX_NOTES:
+        if len(self._notes) >= _REMEMBERED:
             self._notes.clear()
         note = self._notes[route] = _NOTE.pack(0, False, len(written))[_NOTED_AT - _NOTE_AT :] + written
         return note

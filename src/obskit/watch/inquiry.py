@@ -48,7 +48,7 @@ def report(scene: Scene, stuck: StuckWatch) -> dict[str, Any]:
                 "age_s": round((now - exchange.started_ns) * 1e-9, 3),
                 "http_request_method": exchange.method,
                 "http_route": scene.pipeline.route_now(exchange),
-                "url_path": path_of(exchange),
+                "url_path": path_of(exchange, scene.flight.is_secret),
                 "phase": phase(exchange),
                 "trace_id": exchange.trace_id,
                 "request_id": exchange.request_id,
