@@ -118,8 +118,8 @@ VARIANTS = (
         "signals",
         "obskit, three signals",
         "obskit",
-        "`obskit.install(app)` with every detector named in `disabled_detectors`; the watching thread has no switch, and "
-        "the flight recorder is what lets records be shown together: both stay",
+        "`obskit.install(app)` with every detector named in `disabled_detectors`; the watching thread has no switch, "
+        "and the flight recorder is what lets records be shown together: both stay",
         ALL_THREE,
     ),
     Variant("obskit", "obskit, as it comes", "obskit", "`obskit.install(app)`", ALL_THREE),
