@@ -310,8 +310,8 @@ class Exchange:
         self.request = self.response_headers = self.session = None
         self.response_head = b""
 
-    def end(self, ended_ns: int) -> None:
-        """Say how it ended, once; the pipeline calls it."""
+    def end(self, ended_ns: int) -> bool:
+        """Say how it ended, once; the pipeline calls it. Whether it went as it should, as far as the door could see."""
         self.ended_ns = ended_ns
         self.settle()
         if (
@@ -324,11 +324,12 @@ class Exchange:
             whole = declared is None or self.response_bytes >= declared
             if whole and not (self.disconnected or self.upload_cut or self.server_sends_file):
                 self.outcome = _COMPLETED  # nearly every request; the rest of this is for the others
-                return
+                return (self.status or 0) < 500
         outcome = self.outcome = self.outcome or self.judge()
         if not self.response_started:
             # What every server answers for an application that gave no answer.
             self.status = 500 if outcome in (Outcome.RAISED, Outcome.NO_RESPONSE) else None
+        return False
 
     def settle(self) -> None:
         """Work out once what several signals ask for."""

@@ -9,12 +9,11 @@ from typing import Any
 
 from obskit.answering import Answering
 from obskit.context import _current
-from obskit.exchange import Exchange, Outcome
+from obskit.exchange import Exchange
 from obskit.findings import Detector, Judge, Verdict
 from obskit.names import FINDING_EVENT, UNMATCHED_ROUTE
 from obskit.parts import LogSignal, MetricSignal, Observer
 
-_COMPLETED = Outcome.COMPLETED
 MAX_FINDINGS = 16
 
 
@@ -63,13 +62,15 @@ class Judging(Answering):
             except Exception as error:
                 self.failed(f"detectors.{step}", error)
 
-    def _detect(self, exchange: Exchange) -> None:
-        """Ask the detectors, and complete what was found while the request ran. Never raises."""
+    def _detect(self, exchange: Exchange, uneventful: bool) -> None:
+        """Ask the detectors, and complete what was found while the request ran. Never raises.
+
+        `uneventful` says that it completed, and met no exception.
+        """
         if exchange.findings:
             # Reported before the route was known.
             route = exchange.http_route or ""
             exchange.findings = tuple(replace(one, http_route=route) for one in exchange.findings)
-        uneventful = exchange.outcome is _COMPLETED and exchange.exception is None
         for about, detector, verdict in self._verdicts_when_completed if uneventful else self._verdicts:
             if about and not getattr(exchange, about):
                 continue

@@ -38,7 +38,7 @@ from obskit.parts import (
     Watching,
 )
 from obskit.redact import scrub
-from obskit.together import Together
+from obskit.together import FEW, Together
 from obskit.trust import Trust
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ Entered = tuple["Token[Exchange | None] | None", Any]
 
 _TELL_EVERY_S = 60.0
 # A member of an enumeration takes ten times as long to look up as a name.
-_TIMEOUT = Outcome.TIMEOUT
+_COMPLETED, _TIMEOUT = Outcome.COMPLETED, Outcome.TIMEOUT
 
 
 class Pipeline(Judging):
@@ -266,15 +266,21 @@ class Pipeline(Judging):
         """
         if exchange.closed:
             return
+        together, uneventful = self._together, False
         try:
-            exchange.end(perf_counter_ns())
+            uneventful = exchange.end(perf_counter_ns())
             if exchange.http_route is None:
                 exchange.http_route = UNMATCHED_ROUTE
-            self._detect(exchange)
-            exchange.level = exchange.severity()
-            if exchange.outcome is _TIMEOUT:
-                self.watch.timed_out()
+            self._detect(
+                exchange, uneventful or (exchange.outcome is _COMPLETED and exchange.exception is None)
+            )
+            if not uneventful or exchange.findings:
+                uneventful = False
+                exchange.level = exchange.severity()
+                if exchange.outcome is _TIMEOUT:
+                    self.watch.timed_out()
         except Exception as error:
+            uneventful = False
             exchange.outcome = exchange.outcome or Outcome.UNKNOWN
             self.failed("close", error)
         if not exchange.sampled:
@@ -282,8 +288,21 @@ class Pipeline(Judging):
                 exchange.kept = self._keeps(exchange)
             except Exception as error:
                 self.failed("traces.keeps", error)
-        if self._waits(exchange):
-            return
+        try:
+            ended_ns = exchange.ended_ns or 0
+            if uneventful and ended_ns < together.until_ns and self._rests(exchange):
+                together.waiting.append(exchange)
+                exchange.closed = True
+                if len(together.waiting) >= FEW:
+                    together.show()
+                return
+            if together.waiting:
+                together.show()  # in the order in which they ended
+            together.ended(ended_ns)
+        except Exception as error:
+            self.failed("close", error)
+            if exchange.closed:
+                return
         for stage, closed in self._closers:
             try:
                 closed(exchange)
@@ -298,32 +317,13 @@ class Pipeline(Judging):
 
     # ---- shown together ------------------------------------------------------------------------------------
 
-    def _waits(self, exchange: Exchange) -> bool:
-        """Whether it is shown a moment later, with others. Never raises."""
-        together, waits = self._together, False
-        try:
-            ended_ns = exchange.ended_ns or 0
-            if ended_ns < together.until_ns and self._rests(exchange):
-                together.waiting.append(exchange)
-                exchange.closed = waits = True
-                together.added()
-            else:
-                if together.waiting:
-                    together.show()  # in the order in which they ended
-                together.ended(ended_ns)
-        except Exception as error:
-            self.failed("close", error)
-        return waits
-
     def _rests(self, exchange: Exchange) -> bool:
         """Prepare one for being shown later; false if there is a reason to do it at once. Raises what a signal raises.
 
         Who waits is in flight no more, its span has ended, and it stands where an heir of this worker looks.
         """
         if (
-            exchange.level != "info"
-            or exchange.exception is not None
-            or exchange.protocol != "http"
+            exchange.protocol != "http"
             or exchange.kept
             or not self.watch.rests(exchange)
             or not self._traces.rests(exchange)

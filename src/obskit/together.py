@@ -32,7 +32,7 @@ _LONG_AGO = -(1 << 62)
 
 
 class Together:
-    """The records of one install that wait to be shown."""
+    """The records of one install that wait to be shown. Whoever adds one shows them when there are `FEW`."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Together:
         self.until_ns = _LONG_AGO
         """Who ends before that (`perf_counter_ns`) may wait."""
         self._ends = deque([_LONG_AGO] * BUSY, maxlen=BUSY)
-        self._added = 0
+        self._shown = 0
         self._awake = self._over
         # Shut while there is nothing to do. A bare lock that guards nothing: nobody waits to open it.
         gate = threading.Lock()
@@ -64,12 +64,6 @@ class Together:
         self._wait: Callable[..., bool] = gate.acquire
         self._open = gate.release
         self._thread: threading.Thread | None = None
-
-    def added(self) -> None:
-        """One more waits."""
-        self._added += 1
-        if len(self.waiting) >= FEW:
-            self.show()
 
     def ended(self, ended_ns: int) -> None:
         """One is shown at once. Sees to it that the next ones may wait, where they follow closely."""
@@ -88,6 +82,7 @@ class Together:
         except IndexError:
             pass  # another thread was faster
         if records:
+            self._shown += len(records)
             self._show(records)
 
     def put_back(self, records: list[Exchange]) -> None:
@@ -136,11 +131,11 @@ class Together:
         """Let records wait as long as it is busy, and show what has waited long enough."""
         quiet = 0
         while quiet < QUIET_ROUNDS and wait is self._wait:
-            added = self._added
+            shown = self._shown
             self.until_ns = perf_counter_ns() + _LEASE_NS if self._may_wait() else _LONG_AGO
             time.sleep(LONGEST_S)
             self.show()
-            quiet = 0 if self._added - added >= BUSY else quiet + 1
+            quiet = 0 if self._shown - shown >= BUSY else quiet + 1
 
 
 def _nobody() -> bool:

@@ -36,6 +36,7 @@ from obskit.version import __version__
 
 __all__ = ["MAX_ATTRIBUTE", "Traces"]
 
+_new: Final = object.__new__
 _put: Final = dict.__setitem__
 # Of a span that goes on with nobody's, and is linked to none.
 _ALONE: Final = (None, None)
@@ -118,7 +119,11 @@ class Traces:
         span: RequestSpan | UnsampledSpan
         if bound == ALWAYS or int(exchange.trace_id[16:], 16) < bound:
             exchange.sampled = True
-            span = maker.asleep(RequestSpan, exchange, caller, linked)
+            if caller is None and linked is None:
+                span = _new(RequestSpan)  # as `asleep` does
+                span._maker, span._exchange = maker, exchange
+            else:
+                span = maker.asleep(RequestSpan, exchange, caller, linked)
         else:
             span = maker.asleep(UnsampledSpan, exchange, caller, linked)
         exchange.span = span
