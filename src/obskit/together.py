@@ -23,7 +23,8 @@ FEW = 32
 LONGEST_S = 0.05
 BUSY = 16
 """So many requests that end within `LONGEST_S`: from here on it is worth while to wait for the next ones."""
-QUIET_ROUNDS = 20
+QUIET_ROUNDS = 4
+"""After so many rounds of the thread in which fewer than that were shown, each is shown at once again."""
 
 _WITHIN_NS = round(LONGEST_S * 1e9)
 # Two rounds of the thread: who comes late by one is still awaited.
@@ -51,18 +52,12 @@ class Together:
             os.register_at_fork(after_in_child=lambda: (restart := child()) and restart())
 
     def _restart(self) -> None:
-        # What waits when a process forks is its parent's to show.
+        # What waits when a process forks is its parent's to show, and its thread is not here.
         self.waiting: deque[Exchange] = deque()
         self.until_ns = _LONG_AGO
         """Who ends before that (`perf_counter_ns`) may wait."""
         self._ends = deque([_LONG_AGO] * BUSY, maxlen=BUSY)
         self._shown = 0
-        self._awake = self._over
-        # Shut while there is nothing to do. A bare lock that guards nothing: nobody waits to open it.
-        gate = threading.Lock()
-        gate.acquire()
-        self._wait: Callable[..., bool] = gate.acquire
-        self._open = gate.release
         self._thread: threading.Thread | None = None
 
     def ended(self, ended_ns: int) -> None:
@@ -70,8 +65,8 @@ class Together:
         ends = self._ends
         oldest = ends[0]
         ends.append(ended_ns)
-        if ended_ns - oldest < _WITHIN_NS and not self._awake:
-            self._wake()
+        if ended_ns - oldest < _WITHIN_NS and self._thread is None and not self._over:
+            self._begin()
 
     def show(self) -> None:
         """Show all that wait now."""
@@ -96,47 +91,31 @@ class Together:
 
     def end(self) -> None:
         """Show what waits, and nothing waits any more."""
-        self._over = self._awake = True
-        let_go, self._wait = self._open, _nobody
-        try:
-            let_go()
-        except RuntimeError:
-            pass  # it is awake
+        self._over = True
         self.stop()
 
-    def _wake(self) -> None:
-        self._awake = True
+    def _begin(self) -> None:
+        thread = threading.Thread(target=self._let_wait, name="obskit-together", daemon=True)
+        self._thread = thread
         try:
-            self._open()
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, args=(self._wait,), name="obskit-together", daemon=True
-                )
-                self._thread.start()
-        except RuntimeError:  # another thread was faster; or there is no thread to be had, and nothing waits
-            return
+            thread.start()
+        except RuntimeError:  # no thread to be had: nothing waits, and a later one tries again
+            self._thread = None
 
-    def _run(self, wait: Callable[[], bool]) -> None:
-        while wait() and wait is self._wait:
+    def _let_wait(self) -> None:
+        """The thread: let records wait as long as it is busy, and show what has waited long enough."""
+        quiet = 0
+        while quiet < QUIET_ROUNDS and self._thread is threading.current_thread():
+            shown, may_wait = self._shown, False
             try:
-                self._let_wait(wait)
+                may_wait = self._may_wait() and not self._over
             except Exception as error:
                 self._failed("close", error)
-            if wait is self._wait:
-                self.until_ns = _LONG_AGO
-                self._awake = False
-            self.show()
-
-    def _let_wait(self, wait: Callable[[], bool]) -> None:
-        """Let records wait as long as it is busy, and show what has waited long enough."""
-        quiet = 0
-        while quiet < QUIET_ROUNDS and wait is self._wait:
-            shown = self._shown
-            self.until_ns = perf_counter_ns() + _LEASE_NS if self._may_wait() else _LONG_AGO
+            self.until_ns = perf_counter_ns() + _LEASE_NS if may_wait else _LONG_AGO
             time.sleep(LONGEST_S)
             self.show()
             quiet = 0 if self._shown - shown >= BUSY else quiet + 1
-
-
-def _nobody() -> bool:
-    return False
+        if self._thread is threading.current_thread():
+            self.until_ns = _LONG_AGO
+            self._thread = None
+            self.show()
