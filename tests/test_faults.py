@@ -356,6 +356,8 @@ def test_the_stages_with_a_name_of_their_own_are_those_the_tests_make_fail() -> 
         ),
         # tests/signals/test_merge.py, test_app_metrics.py
         *("metrics.app", "metrics.merge", "metrics.shelf"),
+        # tests/test_together.py
+        *("logs.close", "traces.close", "metrics.close", "watch.close"),
         # tests/test_pipeline.py, tests/watch/
         *("watch.look", "watch.begin", "watch.open", "watch.answering", "watch.goodbye", "watch.shutdown"),
         *(
