@@ -88,6 +88,8 @@ class Writer:
             at = 0
             while at < len(data):
                 end = self._end_of_whole(data, at)
+                if end <= at:  # or this would go on for ever
+                    raise ValueError(f"lines that end at {end}, behind {at}")
                 self._write_chunk(data[at:end])
                 left -= data.count(b"\n", at, end)
                 at = end

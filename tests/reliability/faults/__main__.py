@@ -21,6 +21,8 @@ KINDS = (
     "asgi",
     "wsgi, ids echoed",
     "asgi, ids echoed",
+    "wsgi, under load",
+    "asgi, under load",
     "flask",
     "starlette",
     "fastapi",

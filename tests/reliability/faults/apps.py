@@ -26,6 +26,8 @@ class Kind:
     interface: str = "wsgi"
     options: dict[str, Any] = field(default_factory=dict)
     framework: bool = False
+    under_load: bool = False
+    """Whether ordinary records are shown together, each time there is one."""
 
 
 # ---- what an application does with obskit -----------------------------------------------------------
@@ -367,6 +369,8 @@ KINDS: dict[str, Kind] = {
     "asgi": Kind(Asgi, ASGI_ASKS, "asgi"),
     "wsgi, ids echoed": Kind(Wsgi, WSGI_ASKS, options={"echo_request_id": True}),
     "asgi, ids echoed": Kind(Asgi, ASGI_ASKS, "asgi", options={"echo_request_id": True}),
+    "wsgi, under load": Kind(Wsgi, WSGI_ASKS, under_load=True),
+    "asgi, under load": Kind(Asgi, ASGI_ASKS, "asgi", under_load=True),
     "flask": Kind(flask_app, FRAMEWORK_WSGI, framework=True),
     "starlette": Kind(starlette_app, FRAMEWORK_ASGI, "asgi", framework=True),
     "fastapi": Kind(fastapi_app, FRAMEWORK_ASGI, "asgi", framework=True),

@@ -14,6 +14,7 @@ import random
 import re
 import select
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -30,6 +31,7 @@ from tests.reliability.faults import hook
 hook.install()
 
 import obskit  # noqa: E402  (behind the hook)
+from obskit import pipeline as pipelines  # noqa: E402
 from obskit import presence  # noqa: E402
 from obskit.signals.metrics import Metrics  # noqa: E402
 from tests.reliability.faults import apps, exempt, shapes, talk  # noqa: E402
@@ -149,6 +151,11 @@ class Run:
         _watch_counting()
         presence.LISTEN_AFTER_S = 0.0005
         self.app = obskit.install(self.kind.make(), service="shop", **self.kind.options)
+        if self.kind.under_load:
+            self._listening = socket.create_server(
+                ("127.0.0.1", 0)
+            )  # or there were no heirs, and nothing waited
+            pipelines.FEW = 1
         self.cold: dict[str, set[int]] = {}
         self.warm: dict[str, set[int]] = {}
         self.effects: list[str] = []
@@ -163,12 +170,18 @@ class Run:
             if failed:
                 self.effects.append(f"{ask}: {failed} errors of our own where nothing was made to fail")
 
+    def _load(self) -> None:
+        """As many requests as it takes for records to wait: said, not sent."""
+        if self.kind.under_load:
+            self.app.pipeline._together.until_ns = 1 << 62
+
     def _scrape(self, app: Any) -> tuple[Any, BaseException | None]:
         do = talk.ask_wsgi if self.kind.interface == "wsgi" else talk.ask_asgi
         return do(app, "/metrics")
 
     def _record(self, ask: str) -> tuple[set[int], set[int], int]:
         hook.hits = set()
+        self._load()
         self.asks[ask](self.app)
         cold = hook.hits
         self.asks[ask](self.app)
@@ -203,6 +216,7 @@ class Run:
 
     def _try(self, trials: list[Trial], *, cold: bool) -> list[Trial]:
         def work(say: Callable[..., None]) -> None:
+            self._load()
             for ask in dict.fromkeys(trial.ask for trial in trials if not cold):
                 self.asks[ask](self.app)
             for trial in trials:
@@ -281,6 +295,7 @@ class Run:
         """Arm two sites at once, for one request each."""
 
         def work(say: Callable[..., None]) -> None:
+            self._load()
             for ask in dict.fromkeys(pair[0] for pair in pairs):
                 self.asks[ask](self.app)
             for pair in pairs:

@@ -14,6 +14,8 @@ SEED = 7
 PARTS = [
     ("wsgi", 0.12, 1_500, 10),
     ("asgi", 0.12, 1_500, 12),
+    ("wsgi, under load", 0.06, 500, 8),
+    ("asgi, under load", 0.06, 500, 8),
     ("flask", 0.04, 300, 7),
     ("starlette", 0.04, 300, 7),
     ("django wsgi", 0.04, 300, 7),
