@@ -349,3 +349,21 @@ def test_threads_that_end_requests_at_once_show_each_once(quick: None) -> None:
     }
     assert "metrics.left" in notes.calls
     assert notes.stages == []
+
+
+def test_what_cannot_be_shown_again_and_again_takes_no_more_than_its_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pipeline, notes = waiting()
+
+    def settle(_exchange: Exchange) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Exchange, "settle", settle)
+        for _ in range(room.MOST + 3 * FEW):
+            serve(pipeline)
+    assert room.MOST <= len(pipeline._together.waiting) <= room.MOST + FEW
+    assert set(notes.stages) == {"close"}
+    pipeline.show()
+    assert room.MOST <= len(notes.records) <= room.MOST + FEW

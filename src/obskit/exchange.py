@@ -313,7 +313,6 @@ class Exchange:
     def end(self, ended_ns: int) -> bool:
         """Say how it ended, once; the pipeline calls it. Whether it went as it should, as far as the door could see."""
         self.ended_ns = ended_ns
-        self.settle()
         if (
             self.response_complete
             and self.response_started
@@ -332,7 +331,7 @@ class Exchange:
         return False
 
     def settle(self) -> None:
-        """Work out once what several signals ask for."""
+        """Work out once what several signals ask for; the pipeline calls it before they are shown the record."""
         started_ns, first_byte_ns = self.started_ns, self.first_byte_ns
         self.duration_s = ((self.last_byte_ns or self.ended_ns or started_ns) - started_ns) * 1e-9
         if first_byte_ns is not None:

@@ -299,6 +299,7 @@ class Pipeline(Judging):
             if together.waiting:
                 together.show()  # in the order in which they ended
             together.ended(ended_ns)
+            exchange.settle()
         except Exception as error:
             self.failed("close", error)
             if exchange.closed:
@@ -347,6 +348,8 @@ class Pipeline(Judging):
     def _show(self, records: list[Exchange]) -> None:
         """Lines first: if this worker is killed in between, its heir writes some again, and none is missing."""
         try:
+            for exchange in records:
+                exchange.settle()
             rest = iter(records)
             for _ in range(len(records) + 1):
                 try:
@@ -367,7 +370,7 @@ class Pipeline(Judging):
                     self.watch.closed(exchange)
                 except Exception as error:
                     self.failed("watch.close", error)
-        except BaseException:  # this thread is told to end
+        except BaseException:  # there is no memory, or this thread is told to end
             self._together.put_back([one for one in records if one.flight_slot is not None])
             raise
 

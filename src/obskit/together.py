@@ -23,6 +23,8 @@ FEW = 32
 LONGEST_S = 0.05
 BUSY = 16
 """So many requests that end within `LONGEST_S`: from here on it is worth while to wait for the next ones."""
+MOST = 1024
+"""More do not wait where showing them fails again and again: an heir shows those that had no room."""
 QUIET_ROUNDS = 4
 """After so many rounds of the thread in which fewer than that were shown, each is shown at once again."""
 
@@ -81,8 +83,8 @@ class Together:
             self._show(records)
 
     def put_back(self, records: list[Exchange]) -> None:
-        """These have not been shown after all: they come first."""
-        self.waiting.extendleft(reversed(records))
+        """These have not been shown after all: they come first, as far as there is room for them."""
+        self.waiting.extendleft(reversed(records[: max(0, MOST - len(self.waiting))]))
 
     def stop(self) -> None:
         """From now on each is shown at once, until the thread says otherwise."""

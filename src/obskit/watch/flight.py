@@ -465,6 +465,7 @@ class Lost:
             )
             exchange.http_route = exchange.http_route or names.UNMATCHED_ROUTE
             exchange.end(exchange.last_byte_ns)
+            exchange.settle()
 
 
 def count(member: Member) -> int:
