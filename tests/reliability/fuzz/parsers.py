@@ -371,7 +371,7 @@ class Flight:
             at = flight._FIRST + draw.number(flight._SLOT_SIZE)
             new = draw.raw(8) if draw.chance(2) else draw.pick(NASTY).encode("utf-8", "surrogatepass")
             data[at : at + len(new)] = new
-        for lost in flight._in_flight(bytes(data)):
+        for lost in flight._in_slots(bytes(data)):
             assert lost.phase in flight.PHASES
             assert lost.exchange.http_route is None or len(lost.exchange.http_route) < 200
 
