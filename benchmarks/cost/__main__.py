@@ -3,6 +3,7 @@
     python -m benchmarks.cost [--keep] [--quick] [--frameworks fastapi ...] [--variants NAME ...]
     python -m benchmarks.cost --profile obskit [--frameworks flask]
     python -m benchmarks.cost --instructions
+    python -m benchmarks.cost --bytecodes [NAME ...]
 
 Exit status 0 when it could tell (goals missed or not), 1 when a variant does not do what it is measured for, 2 when
 the machine was too noisy to tell: then nothing is reported or written.
@@ -74,6 +75,13 @@ def options_of(arguments: list[str]) -> argparse.Namespace:
         metavar="NAME",
         help="count instructions of these, and nothing else",
     )
+    parser.add_argument(
+        "--bytecodes",
+        nargs="*",
+        choices=known,
+        metavar="NAME",
+        help="count bytecodes of these, and nothing else",
+    )
     options = parser.parse_args(arguments)
     if options.quick:
         options.rounds, options.servers = min(options.rounds, 3), ()
@@ -94,6 +102,11 @@ def main(arguments: list[str]) -> int:
         if options.profile:
             for framework in options.frameworks:
                 print(instructions.profile(framework, options.profile, folder / framework))
+            return 0
+        if options.bytecodes is not None:
+            for framework in options.frameworks:
+                names = options.bytecodes or COUNTED
+                print(instructions.bytecodes(framework, names, folder / framework))
             return 0
         if options.instructions is not None:
             return _instructions(options, folder)

@@ -118,6 +118,42 @@ def profile(framework: str, name: str, folder: Path, requests: int = 3000) -> st
     return "\n".join(out) + "\n"
 
 
+def bytecodes(framework: str, names: list[str], folder: Path, requests: int = 640) -> str:
+    """How many bytecodes of Python each executes for a request, of its own and of others, and where its own are.
+
+    Not a time, but the same on any machine; what C code does is not in it.
+    """
+    folder.mkdir()
+    sink, places = Sink(), Places(folder)
+    out: list[str] = []
+    bare: dict[str, float] = {}
+    try:
+        for name in names:
+            environment = BY_NAME[name].environment
+            environments.ensure(environment)
+            for key in (["bare"] if environment not in bare else []) + [name]:
+                worker = Worker(framework, key, environment, sink, places)
+                try:
+                    worker.ask("warm 500")
+                    rows = worker.ask(f"bytecodes {requests}")["bytecodes"]
+                finally:
+                    worker.close()
+                whole = sum(count for _, _, count in rows)
+                if key == "bare":
+                    bare[environment] = whole
+                    continue
+                out.append(
+                    f"{framework}, {BY_NAME[name].title}: {whole - bare[environment]:,.0f} bytecodes a request"
+                )
+                out[-1] += f" beside {bare[environment]:,.0f} of the bare application"
+                own = [row for row in rows if str(ROOT) + "/" in row[0] and "site-packages/" not in row[0]]
+                for file, function, count in sorted(own, key=lambda row: -row[2])[:25]:
+                    out.append(f"  {_stage(file) + ' ' + function:64.64} {count:8.1f}")
+        return "\n".join(out) + "\n"
+    finally:
+        sink.close()
+
+
 def _stage(file: str) -> str:
     """The file of ours, or the package of others."""
     if "site-packages/" in file:

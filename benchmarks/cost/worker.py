@@ -17,13 +17,17 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from types import CodeType, FrameType
 from typing import Any
 
 from benchmarks.cost import bare
 from benchmarks.cost.served import Served, make
 from benchmarks.cost.variants import ASGI, BY_NAME, METRICS
 
+CALM_S = 1.0
+"""So long after a load, what it has brought along is over: records that wait, threads."""
 Run = Callable[[int], None]
 Get = Callable[[str], tuple[int, bytes]]
 
@@ -157,6 +161,8 @@ def main(framework: str, name: str, questions: int, answers: int) -> None:
                     answer["counted"] = series(served.page())
                 elif METRICS in BY_NAME[name].proves:
                     answer["counted"] = series(gzip.decompress(get("/metrics")[1]).decode())
+            elif word == "bytecodes":
+                answer = {"bytecodes": bytecodes(costs, int(numbers[0]))}
             elif word == "profile":
                 answer = {"profile": profile(costs, int(numbers[0]))}
             told.write(json.dumps(answer) + "\n")
@@ -164,6 +170,32 @@ def main(framework: str, name: str, questions: int, answers: int) -> None:
     listening.close()
     # Threads of the variant may wait for a receiver that is gone.
     os._exit(0)
+
+
+def bytecodes(costs: Costs, requests: int) -> list[list[Any]]:
+    """What the interpreter does, whatever the machine is busy with: file, function, bytecodes per request.
+
+    Of this thread and of all that begin from here on: those that a load brings along have ended before.
+    """
+    time.sleep(CALM_S)
+    done: Counter[CodeType] = Counter()
+
+    def note(frame: FrameType, event: str, _: Any) -> Any:
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode":
+            done[frame.f_code] += 1
+        return note
+
+    threading.settrace(note)
+    sys.settrace(note)
+    try:
+        costs.run(requests)  # under the watch requests still follow each other closely
+        time.sleep(CALM_S)  # what waits is shown
+    finally:
+        sys.settrace(None)
+        threading.settrace(None)  # type: ignore[arg-type]
+    costs.count += requests
+    return [[code.co_filename, code.co_qualname, count / requests] for code, count in done.items()]
 
 
 def profile(costs: Costs, requests: int) -> list[list[Any]]:
