@@ -304,6 +304,7 @@ def test_one_that_cannot_be_made_to_wait_is_shown_at_once_and_once(broken: str) 
     pipeline.show()
     assert (paths(notes), notes.stages) == (["/"], ["close"])
     assert notes.calls.count("metrics.close") == 1
+    assert notes.record.duration_s == notes.record.duration > 0
 
 
 def test_a_thread_that_is_told_to_end_puts_back_what_it_has_not_shown(

@@ -299,11 +299,14 @@ class Pipeline(Judging):
             if together.waiting:
                 together.show()  # in the order in which they ended
             together.ended(ended_ns)
-            exchange.settle()
         except Exception as error:
             self.failed("close", error)
             if exchange.closed:
                 return
+        try:
+            exchange.settle()
+        except Exception as error:
+            self.failed("close", error)
         for stage, closed in self._closers:
             try:
                 closed(exchange)

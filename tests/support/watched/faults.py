@@ -267,7 +267,7 @@ def one_instance_down(world: World) -> Iterator[None]:
 @contextmanager
 def route_for_each_path(world: World) -> Iterator[None]:
     """Only a restart forgets the series."""
-    for number in range(90):
+    for number in range(50):
         _tell(world.servers["spare-edge"], f"/many/{number}")
     try:
         yield
