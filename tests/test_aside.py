@@ -80,7 +80,7 @@ def test_where_the_socket_is_there_at_startup_it_is_done_then_and_else_with_the_
         return {"type": "lifespan.startup"}
 
     async def send(message: Any) -> None:
-        seen.append(("watch.begin" in notes.calls, pipeline.serving))
+        seen.append(("watch.begin" in notes.calls, pipeline._serving.over))
 
     asyncio.run(AsgiDoor(app, pipeline)({"type": "lifespan"}, receive, send))
     assert seen == [(placed, placed)]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,6 +13,7 @@ from obskit import together as room
 from obskit.exchange import Exchange
 from obskit.pipeline import Pipeline
 from obskit.together import BUSY, FEW, Together
+from tests.signals.conftest import wait_until
 from tests.support.recording import Broken, Notes, make_pipeline
 
 FOR_EVER = 1 << 62
@@ -41,13 +40,6 @@ def serve(pipeline: Pipeline, path: str = "/", **facts: Any) -> Exchange:
 def paths(notes: Notes) -> list[str]:
     """What the signals have seen, in the order in which they have seen it."""
     return [record.url_path for record in notes.records]
-
-
-def until(true: Callable[[], object], timeout_s: float = 10.0) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while not true() and time.monotonic() < deadline:
-        time.sleep(0.001)
-    return bool(true())
 
 
 # ---- who waits -----------------------------------------------------------------------------------
@@ -204,12 +196,14 @@ def test_a_thread_lets_records_wait_under_load_and_shows_what_has_waited_long_en
         serve(pipeline)
         served += 1
         assert served < 1_000_000
-    assert until(lambda: len(notes.records) == served), "nobody comes any more, and it is shown all the same"
+    assert wait_until(lambda: len(notes.records) == served), (
+        "nobody comes any more, and it is shown all the same"
+    )
     thread = pipeline._together._thread
-    assert until(lambda: pipeline._together._thread is None)
+    assert wait_until(lambda: pipeline._together._thread is None)
     serve(pipeline)
     assert len(notes.records) == served + 1, "the load is over: each at once"
-    assert thread is None or until(lambda: not thread.is_alive())
+    assert thread is None or wait_until(lambda: not thread.is_alive())
 
 
 def test_where_none_may_wait_the_thread_lets_none(quick: None) -> None:
@@ -217,8 +211,8 @@ def test_where_none_may_wait_the_thread_lets_none(quick: None) -> None:
     for served in range(1, 5 * BUSY):
         serve(pipeline)
         assert len(notes.records) == served
-    assert until(lambda: "logs.may_wait" in notes.calls)
-    assert until(lambda: pipeline._together._thread is None)
+    assert wait_until(lambda: "logs.may_wait" in notes.calls)
+    assert wait_until(lambda: pipeline._together._thread is None)
 
 
 def test_now_and_then_a_request_wakes_no_thread() -> None:
@@ -344,7 +338,7 @@ def test_threads_that_end_requests_at_once_show_each_once(quick: None) -> None:
     for worker in workers:
         worker.join()
     pipeline.shutdown(0)
-    assert until(lambda: len(notes.records) >= each * threads)
+    assert wait_until(lambda: len(notes.records) >= each * threads)
     assert Counter(paths(notes)) == {
         f"/{name}/{number}": 1 for name in range(threads) for number in range(each)
     }

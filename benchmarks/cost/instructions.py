@@ -10,8 +10,9 @@ import re
 import shutil
 import subprocess
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.cost import environments
 from benchmarks.cost.environments import ROOT
@@ -20,6 +21,8 @@ from benchmarks.cost.variants import BY_NAME
 
 COUNTED = 512
 WARM = 200
+Asked = TypeVar("Asked", bound=Worker)
+Found = TypeVar("Found")
 
 
 class Counted(Worker):
@@ -62,29 +65,35 @@ def available() -> bool:
     return shutil.which("valgrind") is not None and shutil.which("callgrind_control") is not None
 
 
-def count(framework: str, names: list[str], folder: Path) -> dict[str, float]:
-    """Instructions per request of each, above those of the bare application in the same environment."""
+def _beside_bare(
+    framework: str, names: list[str], folder: Path, kind: type[Asked], ask: Callable[[Asked], Found]
+) -> Iterator[tuple[str, Found, Found]]:
+    """Each name with what a worker of it answers, and what the bare application in the same environment does."""
     folder.mkdir()
     sink, places = Sink(), Places(folder)
-    found: dict[str, float] = {}
-    bare: dict[str, float] = {}
+    bare: dict[str, Found] = {}
     try:
         for name in names:
             environment = BY_NAME[name].environment
             environments.ensure(environment)
             for key in (["bare"] if environment not in bare else []) + [name]:
-                worker = Counted(framework, key, environment, sink, places)
+                worker = kind(framework, key, environment, sink, places)
                 try:
-                    counted = worker.count(COUNTED)
+                    found = ask(worker)
                 finally:
                     worker.close()
                 if key == "bare":
-                    bare[environment] = counted
+                    bare[environment] = found
                 else:
-                    found[name] = counted - bare[environment]
-        return found
+                    yield name, found, bare[environment]
     finally:
         sink.close()
+
+
+def count(framework: str, names: list[str], folder: Path) -> dict[str, float]:
+    """Instructions per request of each, above those of the bare application in the same environment."""
+    found = _beside_bare(framework, names, folder, Counted, lambda worker: worker.count(COUNTED))
+    return {name: counted - bare for name, counted, bare in found}
 
 
 def profile(framework: str, name: str, folder: Path, requests: int = 3000) -> str:
@@ -123,35 +132,23 @@ def bytecodes(framework: str, names: list[str], folder: Path, requests: int = 64
 
     Not a time, but the same on any machine; what C code does is not in it.
     """
-    folder.mkdir()
-    sink, places = Sink(), Places(folder)
+
+    def ask(worker: Worker) -> list[list[Any]]:
+        worker.ask("warm 500")
+        rows: list[list[Any]] = worker.ask(f"bytecodes {requests}")["bytecodes"]
+        return rows
+
     out: list[str] = []
-    bare: dict[str, float] = {}
-    try:
-        for name in names:
-            environment = BY_NAME[name].environment
-            environments.ensure(environment)
-            for key in (["bare"] if environment not in bare else []) + [name]:
-                worker = Worker(framework, key, environment, sink, places)
-                try:
-                    worker.ask("warm 500")
-                    rows = worker.ask(f"bytecodes {requests}")["bytecodes"]
-                finally:
-                    worker.close()
-                whole = sum(count for _, _, count in rows)
-                if key == "bare":
-                    bare[environment] = whole
-                    continue
-                out.append(
-                    f"{framework}, {BY_NAME[name].title}: {whole - bare[environment]:,.0f} bytecodes a request"
-                )
-                out[-1] += f" beside {bare[environment]:,.0f} of the bare application"
-                own = [row for row in rows if str(ROOT) + "/" in row[0] and "site-packages/" not in row[0]]
-                for file, function, count in sorted(own, key=lambda row: -row[2])[:25]:
-                    out.append(f"  {_stage(file) + ' ' + function:64.64} {count:8.1f}")
-        return "\n".join(out) + "\n"
-    finally:
-        sink.close()
+    for name, rows, bare_rows in _beside_bare(framework, names, folder, Worker, ask):
+        whole, bare = (sum(count for _, _, count in one) for one in (rows, bare_rows))
+        out.append(
+            f"{framework}, {BY_NAME[name].title}: {whole - bare:,.0f} bytecodes a request "
+            f"beside {bare:,.0f} of the bare application"
+        )
+        own = [row for row in rows if str(ROOT) + "/" in row[0] and "site-packages/" not in row[0]]
+        for file, function, count in sorted(own, key=lambda row: -row[2])[:25]:
+            out.append(f"  {_stage(file) + ' ' + function:64.64} {count:8.1f}")
+    return "\n".join(out) + "\n"
 
 
 def _stage(file: str) -> str:

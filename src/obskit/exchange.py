@@ -2,7 +2,8 @@
 
 Every field has one writer: *open* fields are set by the door before the application runs, *transport* fields by
 the door while bytes move, `http_route` and `session` by the framework adapter, identity by the trace signal,
-`findings` by the pipeline. Nobody writes after `closed` is true. Imports the standard library only.
+`findings` by the pipeline. After `closed` nothing of what is told changes: only what follows from it is worked out for
+those who show it (times in seconds, texts without secrets). Imports the standard library only.
 """
 
 from __future__ import annotations

@@ -140,11 +140,6 @@ class Pipeline(Judging):
         if not self._judging:
             await aside(self._beginning.wait)
 
-    @property
-    def serving(self) -> bool:
-        """Whether no request has to care any more that it begins to watch."""
-        return self._serving.over
-
     def serve(self) -> None:
         """Start to watch. The first request waits for it, or no heir would know of it; a second at most."""
         self._serving.wait()

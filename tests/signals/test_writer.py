@@ -173,11 +173,7 @@ def test_a_pipe_nobody_reads_holds_nobody_up_and_each_line_is_written_or_counted
         writer.write(f"{number} " + "x" * 5_000)
     assert set(lost) == {("logs", "queue_full")}
     kept = offered - len(lost)
-    taken = pipe.read_until(lambda taken: taken.count(b"\n") >= kept)
-    lines = taken.decode().splitlines()
-    numbers = [int(line.split()[0]) for line in lines]
-    assert (numbers, len(set(numbers))) == (sorted(numbers), kept), "each once, in order"
-    assert {len(line) - len(line.split()[0]) for line in lines} == {5_001}, "in one piece"
+    assert_whole_and_in_order(pipe, kept, 5_001)
     writer.flush(5)
     until(lambda: told == [len(lost)])
     writer.write("again")
@@ -287,6 +283,15 @@ def test_a_file_that_was_turned_over_goes_on_at_its_end(
         os.truncate(tmp_path / "log", 0)
         writer.write("after")
     assert (tmp_path / "log").read_text() == "after\n"
+
+
+def assert_whole_and_in_order(pipe: Pipe, kept: int, length: int) -> None:
+    """So many lines arrive, each once and in one piece: a number, and `length` characters behind it."""
+    taken = pipe.read_until(lambda taken: taken.count(b"\n") >= kept)
+    lines = taken.decode().splitlines()
+    numbers = [int(line.split()[0]) for line in lines]
+    assert (numbers, len(set(numbers))) == (sorted(numbers), kept), "each once, in order"
+    assert {len(line) - len(line.split()[0]) for line in lines} == {length}, "in one piece"
 
 
 @pytest.mark.parametrize(
@@ -630,11 +635,7 @@ def test_of_several_lines_for_a_pipe_nobody_reads_each_is_written_or_counted(
         writer.write_together([f"{number} " + "x" * 500 for number in range(begin, begin + 20)])
     assert set(lost) == {("logs", "queue_full")}
     kept = offered - len(lost)
-    taken = pipe.read_until(lambda taken: taken.count(b"\n") >= kept)
-    lines = taken.decode().splitlines()
-    numbers = [int(line.split()[0]) for line in lines]
-    assert (numbers, len(set(numbers))) == (sorted(numbers), kept), "each once, in order"
-    assert {len(line) - len(line.split()[0]) for line in lines} == {501}, "in one piece"
+    assert_whole_and_in_order(pipe, kept, 501)
 
 
 @pytest.mark.parametrize("blocks", [False, True])
