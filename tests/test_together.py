@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,7 +18,8 @@ from tests.signals.conftest import wait_until
 from tests.support.recording import Broken, Notes, make_pipeline
 
 FOR_EVER = 1 << 62
-SHOWN = ["logs.closed_together", "traces.close", "metrics.counted", "watch.close"]
+COUNTED = ["metrics.counted", "watch.counted", "traces.close"]
+SHOWN = [*COUNTED, "logs.closed_together", "watch.close"]
 
 
 def waiting(**options: Any) -> tuple[Pipeline, Notes]:
@@ -53,11 +55,11 @@ def test_one_that_went_as_it_should_waits_and_is_shown_once() -> None:
     assert notes.calls[-3:] == ["watch.rests", "traces.rests", "metrics.left"]
     pipeline.show()
     pipeline.show()
-    assert notes.calls[-4:] == SHOWN
+    assert notes.calls[-5:] == SHOWN
     assert paths(notes) == ["/"]
 
 
-def test_so_many_are_shown_by_the_last_of_them_lines_first() -> None:
+def test_so_many_are_shown_by_the_last_of_them_and_let_go_when_all_have_their_line() -> None:
     pipeline, notes = waiting()
     for number in range(FEW - 1):
         serve(pipeline, f"/{number}")
@@ -65,8 +67,8 @@ def test_so_many_are_shown_by_the_last_of_them_lines_first() -> None:
     notes.calls.clear()
     serve(pipeline, "/last")
     assert paths(notes) == [*(f"/{number}" for number in range(FEW - 1)), "/last"]
-    shown = notes.calls[notes.calls.index("logs.closed_together") :]
-    assert shown == SHOWN[:1] * FEW + SHOWN[1:] * FEW
+    shown = notes.calls[notes.calls.index("metrics.counted") :]
+    assert shown == COUNTED * FEW + SHOWN[3:4] * FEW + SHOWN[4:] * FEW
     assert not pipeline._together.waiting
 
 
@@ -318,9 +320,31 @@ def test_a_thread_that_is_told_to_end_puts_back_what_it_has_not_shown(
     with pytest.raises(SystemExit):
         pipeline.show()
     monkeypatch.undo()
+    assert notes.calls.count("watch.close") == 1, "what is counted is not counted again"
+    assert notes.lost == [("logs", "shutdown")], "and its line is a loss that is counted"
     pipeline.show()
     assert notes.calls.count("metrics.counted") == 3
     assert notes.calls.count("watch.close") == 3
+    assert notes.written == ["/1", "/2"]
+
+
+def test_lines_that_were_written_when_a_thread_is_told_to_end_are_no_loss(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pipeline, notes = waiting()
+    for number in range(5):
+        serve(pipeline, f"/{number}")
+
+    def ended(exchanges: Iterator[Exchange]) -> None:
+        notes.written += [next(exchanges).url_path, next(exchanges).url_path]
+        raise SystemExit
+
+    monkeypatch.setattr(pipeline.logs, "closed_together", ended)
+    with pytest.raises(SystemExit):
+        pipeline.show()
+    assert notes.calls.count("metrics.counted") == notes.calls.count("watch.close") == 5
+    assert (notes.written, notes.lost) == (["/0", "/1"], [("logs", "shutdown")] * 3)
+    assert not pipeline._together.waiting
 
 
 def test_threads_that_end_requests_at_once_show_each_once(quick: None) -> None:

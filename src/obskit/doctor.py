@@ -82,7 +82,7 @@ def _overview(state_dir: str | None, *, as_json: bool) -> int:
 
 
 def _worker(member: Member, now: float) -> dict[str, Any]:
-    from obskit.watch import flight  # noqa: PLC0415  # half of what the command line takes to start
+    from obskit.watch import slots  # noqa: PLC0415  # half of what the command line takes to start
 
     return {
         "worker": member.number,
@@ -90,7 +90,7 @@ def _worker(member: Member, now: float) -> dict[str, Any]:
         "alive": member.alive,
         "age_s": round(max(0.0, now - member.started_unix_ns * 1e-9), 1),
         "seen_s": round(max(0.0, now - member.seen_unix_ns * 1e-9), 1),
-        "in_flight": flight.count(member),
+        "in_flight": slots.count(member),
     }
 
 

@@ -94,6 +94,9 @@ class Watching(Protocol):
     def rests(self, exchange: Exchange) -> bool:
         """Keep how it ended where an heir of this worker finds it, until it is closed; false if that cannot be."""
 
+    def counted(self, exchange: Exchange) -> None:
+        """It is in the sums, and there is no line of it yet."""
+
     def closed(self, exchange: Exchange) -> None: ...
     def timed_out(self) -> None:
         """The server has ended a request, and with it this worker, for it took too long."""
@@ -119,7 +122,7 @@ class Blind:
     def rests(self, exchange: Exchange) -> bool:
         return False
 
-    opened = queued = answering = closed = begin
+    opened = queued = answering = counted = closed = begin
     timed_out = goodbye = shutdown = look
 
 

@@ -92,8 +92,15 @@ class Pipeline(Judging):
         self._enter, self._leave, self._keeps = traces.enter, traces.leave, traces.keeps
         self._signals: tuple[Signal, ...] = (traces, metrics, logs)
         self._openers = tuple((f"{s.name}.open", s.opened) for s in (traces, metrics))
-        # The watch comes right behind the count: a request is counted, or lost with its worker, and never both.
-        self._closers = tuple((f"{s.name}.close", s.closed) for s in (metrics, self.watch, logs, traces))
+        # Right behind the count it is marked as counted, and let go when there is a line: a worker may be killed at any
+        # moment, and its heir is to count what was not, and to tell of what has no line.
+        self._closers: tuple[tuple[str, Callable[[Exchange], None]], ...] = (
+            ("metrics.close", metrics.closed),
+            ("watch.close", self.watch.counted),
+            ("logs.close", logs.closed),
+            ("watch.close", self.watch.closed),
+            ("traces.close", traces.closed),
+        )
         self._metrics = metrics
         self._reporter = reporter
         self._told: dict[str, float] = {}
@@ -344,40 +351,50 @@ class Pipeline(Judging):
                 self.failed("close", error)
 
     def _show(self, records: list[Exchange]) -> None:
-        """Lines first: if this worker is killed in between, its heir writes some again, and none is missing."""
+        """Count each, write their lines, let go of them: of a worker killed in between, the heir does what is left."""
+        counted, unwritten = 0, iter(records)
         try:
             for exchange in records:
                 exchange.settle()
-            rest = iter(records)
-            for _ in range(len(records) + 1):
-                try:
-                    self.logs.closed_together(rest)
-                    break
-                except Exception as error:
-                    self.failed("logs.close", error)
             for exchange in records:
-                try:
-                    self._traces.closed(exchange)
-                except Exception as error:
-                    self.failed("traces.close", error)
                 try:
                     self._metrics.counted(exchange)
                 except Exception as error:
                     self.failed("metrics.close", error)
-                try:  # right behind the count: by this worker or by its heir, and never both
+                try:
+                    self.watch.counted(exchange)
+                except Exception as error:
+                    self.failed("watch.close", error)
+                counted += 1
+                try:
+                    self._traces.closed(exchange)
+                except Exception as error:
+                    self.failed("traces.close", error)
+            for _ in range(len(records) + 1):
+                try:
+                    self.logs.closed_together(unwritten)
+                    break
+                except Exception as error:
+                    self.failed("logs.close", error)
+        except BaseException:  # there is no memory, or this thread is told to end
+            self._together.put_back(records[counted:])
+            for _ in zip(range(counted), unwritten, strict=False):
+                self.dropped("logs", "shutdown")
+            raise
+        finally:
+            for exchange in records[:counted]:
+                try:
                     self.watch.closed(exchange)
                 except Exception as error:
                     self.failed("watch.close", error)
-        except BaseException:  # there is no memory, or this thread is told to end
-            self._together.put_back([one for one in records if one.flight_slot is not None])
-            raise
 
-    def inherited(self, exchange: Exchange, pid: int) -> None:
+    def inherited(self, exchange: Exchange, pid: int, *, counted: bool) -> None:
         """Show what a worker that is dead has answered, and could not show any more. Never raises."""
-        try:
-            self._metrics.counted(exchange)
-        except Exception as error:
-            self.failed("metrics.close", error)
+        if not counted:
+            try:
+                self._metrics.counted(exchange)
+            except Exception as error:
+                self.failed("metrics.close", error)
         try:
             self.logs.inherited(exchange, pid)
         except Exception as error:

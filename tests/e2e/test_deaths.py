@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from obskit.watch import flight
+from obskit.watch import slots
 from obskit.workers import groups
 from tests.support.exposition import parse
 from tests.support.servers import Line, Server
@@ -55,7 +55,15 @@ def hold():
     time.sleep(60)
 
 
-FAULTS = {f.__name__: f for f in (exit, crash, hang_in_c, hang_in_python, hold)}
+def answer_and_die_before_the_line():
+    from obskit.signals.lines import LineFormat
+
+    LineFormat.canonical = lambda self, exchange: os.kill(os.getpid(), 9)
+
+
+FAULTS = {
+    f.__name__: f for f in (exit, crash, hang_in_c, hang_in_python, hold, answer_and_die_before_the_line)
+}
 """
 WSGI = """
 import os
@@ -243,7 +251,7 @@ def test_all_requests_of_a_worker_with_threads_are_told_and_that_one_is_recycled
 
         def in_flight() -> dict[int, int]:
             return {
-                one.pid: flight.count(one) for _, members in groups(str(tmp_path / "log")) for one in members
+                one.pid: slots.count(one) for _, members in groups(str(tmp_path / "log")) for one in members
             }
 
         assert until(lambda: sum(in_flight().values()) == 4), in_flight()
@@ -286,8 +294,27 @@ def test_a_loop_that_is_blocked_until_its_server_gives_up_on_it_is_a_timeout(tmp
         assert (end["reason"], end["requests_lost"]) == ("timeout", 1)
 
 
+def test_one_that_was_counted_when_its_worker_was_killed_and_has_no_line_is_told_of(tmp_path: Path) -> None:
+    with serve("gunicorn-sync", WSGI, tmp_path, workers=2) as server:
+        pids(server, 2)
+        assert ended(ask(server, "/do/answer_and_die_before_the_line", "no-line")).startswith(b"HTTP/1.1 200")
+        line = told(server, "no-line")
+        assert (line["phase"], line["http_route"], line["reason"]) == ("ended", "/do/<what>", "died")
+        pids(server, 2, without=line["worker_pid"])
+        assert until(
+            lambda: counts(server, "http_server_request_duration_seconds_count", "http_route").get(
+                "/do/<what>"
+            )
+        )
+        assert counts(server, "http_server_request_duration_seconds_count", "http_route")["/do/<what>"] == 1
+        assert counts(server, "obskit_requests_lost_total", "http_route") == {"/do/<what>": 1}
+        assert counts(server, "obskit_http_server_outcomes_total", "outcome").keys() == {"completed"}
+        assert not [one for one in server.lines if one.get("event") == "http.request"
+                    and one["request_id"] == "no-line"]  # fmt: skip
+
+
 def test_what_a_worker_had_ended_under_load_and_not_shown_is_shown_by_its_heir(tmp_path: Path) -> None:
-    # Each answer that a client has seen has one line, or two if the worker was killed between writing and counting.
+    # Each answer that a client has seen is counted once and has one line; two if the worker was killed right behind it.
     with serve("gunicorn-sync", WSGI, tmp_path, workers=2) as server:
         pids(server, 2)
         for round_ in range(8):
@@ -319,10 +346,7 @@ def test_what_a_worker_had_ended_under_load_and_not_shown_is_shown_by_its_heir(t
         )
         assert one["response_bytes"] == len(str(victim))
         assert one["duration_s"] > 0
-        lines = [line for line in server.lines if line.get("event") == "http.request"]
-        whole = sum(Counter(line["trace_id"] for line in lines).values())
-        counted = until(lambda: all_counted(server, len({line["trace_id"] for line in lines})))
-        assert counted, (whole, len(lines))
+        assert until(lambda: counted(server) == len(known(server))), (counted(server), len(known(server)))
 
 
 def under_load(server: Server, round_: int, victim: int) -> set[str]:
@@ -353,7 +377,13 @@ def under_load(server: Server, round_: int, victim: int) -> set[str]:
     return answered
 
 
-def all_counted(server: Server, at_least: int) -> bool:
-    _, _, text = get(server.port, "/metrics", accept="text/plain;version=0.0.4")
-    series = parse(text).get("http_server_request_duration_seconds_count", {})
-    return sum(value for key, value in series.items() if dict(key)["http_route"] == "/pid") >= at_least
+def counted(server: Server) -> float:
+    return counts(server, "http_server_request_duration_seconds_count", "http_route").get("/pid", 0.0)
+
+
+def known(server: Server) -> set[str]:
+    """The ids of the requests that have ended, or whose answer was on its way when their worker was killed."""
+    return {
+        line["request_id"] for line in server.lines if line.get("http_route") == "/pid"
+        and (line.get("event") == "http.request" or line.get("phase") in ("answering", "ended"))
+    }  # fmt: skip

@@ -189,6 +189,9 @@ class FakeWatch(FakeSignal):
         exchange.flight_slot = exchange.flight_slot or "a slot"
         return True
 
+    def counted(self, exchange: Exchange) -> None:
+        self.notes.called("watch.counted")
+
     def closed(self, exchange: Exchange) -> None:
         exchange.flight_slot = None
         super().closed(exchange)

@@ -22,7 +22,7 @@ from obskit.detectors.worker_died import DETECTOR
 from obskit.exchange import Exchange, Finding
 from obskit.pipeline import Pipeline
 from obskit.redact import make_redactor
-from obskit.watch import flight
+from obskit.watch import flight, slots
 from obskit.watch.flight import FlightRecorder
 from obskit.watch.scene import Scene
 from obskit.watch.server import ServerFacts
@@ -181,12 +181,12 @@ def test_its_line_carries_its_own_ids(hire: Hire) -> None:
 
 def test_a_request_that_has_closed_is_not_lost(hire: Hire) -> None:
     one, other = hire(), hire()
-    for number in range(3 * flight._SLOTS):
+    for number in range(3 * slots.SLOTS):
         exchange = one.open(number=number)
         one.answer(exchange)
         one.flight.closed(exchange)
         one.flight.closed(exchange)
-    assert one.record().stat().st_size == flight._FIRST + flight._CHUNK  # its slot was taken again
+    assert one.record().stat().st_size == slots.FIRST + slots.CHUNK  # its slot was taken again
     one.workers.end(State.EXITED)
     one.die()
     assert other.bury() == 1
@@ -542,14 +542,14 @@ def test_a_record_that_was_damaged_harms_nobody(seed: int, hire: Hire) -> None:
     if seed % 3 == 0:
         del data[source.randrange(len(data)) :]
     elif seed % 3 == 1:
-        data[flight._FIRST :] = source.randbytes(len(data) - flight._FIRST)
+        data[slots.FIRST :] = source.randbytes(len(data) - slots.FIRST)
     else:
         for _ in range(400):
-            data[source.randrange(flight._FIRST, len(data))] = source.randrange(256)
+            data[source.randrange(slots.FIRST, len(data))] = source.randrange(256)
     one.record().unlink()
     one.record().write_bytes(data)
     one.die()
-    foreign = bytes(data[:8]).strip(b"\0") not in (b"", flight._MAGIC)
+    foreign = bytes(data[:8]).strip(b"\0") not in (b"", slots.MAGIC)
     with pytest.raises(ValueError, match="no file of ours") if foreign else nullcontext():
         assert other.bury() == 1
     assert len(other.told()) <= len(data) // 400
@@ -575,7 +575,7 @@ def test_a_file_of_somebody_else_is_told_as_an_error_of_ours(hire: Hire) -> None
 
 def test_there_is_room_for_thousands_and_each_is_lost_with_the_worker(hire: Hire) -> None:
     one, other = hire(), hire()
-    exchanges = [one.open(number=number) for number in range(flight._MAX_SLOTS)]
+    exchanges = [one.open(number=number) for number in range(slots.MAX_SLOTS)]
     assert one.notes.lost == []
     more = one.open(number=-1 % 2**64)
     assert one.notes.lost == [("flight", "full")]
@@ -587,8 +587,8 @@ def test_there_is_room_for_thousands_and_each_is_lost_with_the_worker(hire: Hire
     assert len(one.notes.lost) == 1  # there is room again
     one.die()
     other.bury()
-    assert other.metrics.lost() == {("unmatched", "died"): flight._MAX_SLOTS}
-    assert len({finding.trace_id for finding in other.findings()}) == flight._MAX_SLOTS
+    assert other.metrics.lost() == {("unmatched", "died"): slots.MAX_SLOTS}
+    assert len({finding.trace_id for finding in other.findings()}) == slots.MAX_SLOTS
 
 
 def test_threads_that_need_room_at_the_same_time_all_get_it(hire: Hire) -> None:
@@ -631,7 +631,7 @@ def test_on_a_full_disk_requests_are_watched_and_nobody_hears_of_it_but_our_own_
         monkeypatch.setattr(folders, "fill", no_room)
     one, other = hire(), hire()
     monkeypatch.setattr(folders, "fill", no_room)
-    exchanges = [one.open(number=number) for number in range(flight._SLOTS + 1)]
+    exchanges = [one.open(number=number) for number in range(slots.SLOTS + 1)]
     assert len(one.flight.in_flight) == len(exchanges)
     assert one.notes.stages == ["watch.flight"]
     for exchange in exchanges[:-1]:
@@ -648,12 +648,12 @@ def test_a_disk_that_is_full_for_real_ends_no_request(tmp_path: Path) -> None:
     pid = os.fork()
     if pid == 0:
         try:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (flight._FIRST + flight._CHUNK, resource.RLIM_INFINITY))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (slots.FIRST + slots.CHUNK, resource.RLIM_INFINITY))
             with listening():
                 worker = Worker(tmp_path, ServerFacts())
-                for number in range(flight._SLOTS + 1):
+                for number in range(slots.SLOTS + 1):
                     worker.open(number=number)
-                worked = worker.workers.shared and len(worker.flight.in_flight) == flight._SLOTS + 1
+                worked = worker.workers.shared and len(worker.flight.in_flight) == slots.SLOTS + 1
                 os._exit(0 if worked and worker.notes.stages == ["watch.flight"] else 1)
         finally:
             os._exit(2)
@@ -727,8 +727,8 @@ def test_what_is_in_flight_is_counted_from_outside(hire: Hire) -> None:
     for number in range(3):
         one.open(number=number)
     (member, _) = other.workers.members()
-    assert flight.count(member) == 3
-    assert flight.count(member._replace(token="nobody")) == 0
+    assert slots.count(member) == 3
+    assert slots.count(member._replace(token="nobody")) == 0
     assert workers.EXIT_REASONS[-1] == "unknown"
 
 
@@ -759,26 +759,26 @@ def test_whatever_lies_in_place_of_a_record_hangs_nobody_and_is_not_followed(
     one, other = hire(), hire()
     one.open()
     member = next(member for member in other.workers.members() if member.token == one.workers.token)
-    record, path = tmp_path / "elsewhere", Path(member.path(flight.KIND))
+    record, path = tmp_path / "elsewhere", Path(member.path(slots.KIND))
     path.rename(record)
     path.symlink_to(record)
     with pytest.raises(OSError, match="symbolic links"):
-        flight.count(member)
+        slots.count(member)
     path.unlink()
     os.mkfifo(path)  # an open of a pipe that nobody writes to waits for ever
     with pytest.raises(OSError, match="no regular file"):
-        flight.count(member)
+        slots.count(member)
     path.unlink()
     record.rename(path)
     os.truncate(path, 2**40)
-    assert flight.count(member) == 1, "no more is read of it than a worker may have written"
+    assert slots.count(member) == 1, "no more is read of it than a worker may have written"
 
 
 def test_a_secret_in_a_path_is_in_no_file(hire: Hire) -> None:
     token = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U"
     one = hire()
     one.open(f"/reset/{token}")
-    assert token.encode() not in Path(one.workers.path(flight.KIND)).read_bytes()
+    assert token.encode() not in Path(one.workers.path(slots.KIND)).read_bytes()
 
 
 def test_a_request_does_not_wait_for_room_that_a_hanging_disk_makes_for_another(
@@ -864,13 +864,42 @@ def test_a_request_in_flight_beside_one_that_waits_is_lost_alone(hire: Hire) -> 
     rested(one, number=1)
     one.open("/orders/8", number=2)
     (member, _) = two.workers.members()
-    assert flight.count(member) == 1
+    assert slots.count(member) == 1
     one.die()
     two.bury()
     assert [line["url_path"] for line in two.told()] == ["/orders/8"]
     assert len(two.notes.inherited) == 1
     ((_, end),) = two.ends()
     assert end["requests_lost"] == 1
+
+
+def test_of_one_that_was_counted_and_has_no_line_the_line_alone_is_missing(hire: Hire) -> None:
+    one, two = hire(), hire()
+    one.flight.counted(rested(one))
+    one.flight.note()
+    (member, _) = two.workers.members()
+    assert slots.count(member) == 0
+    one.die()
+    two.bury()
+    assert len(two.notes.inherited) == 1
+    assert "metrics.counted" not in two.notes.calls
+    assert (two.metrics.lost(), two.told(), two.metrics.answers) == ({}, [], [])
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_of_one_with_a_story_that_was_counted_and_has_no_line_there_is_a_trace_at_least(
+    hire: Hire, *, answered: bool
+) -> None:
+    one, two = hire(), hire()
+    exchange = one.open(number=7, http_route="/")
+    if answered:
+        one.answer(exchange, 500)
+    one.flight.counted(exchange)
+    one.die()
+    two.bury()
+    (finding,), (line,) = two.findings(), two.told()
+    assert (finding.trace_id, line["phase"]) == (f"{7:032x}", "ended")
+    assert (two.metrics.lost(), two.metrics.answers) == ({("/", "died"): 1}, []), "it is in the sums already"
 
 
 def test_what_has_been_shown_is_not_shown_by_an_heir_too(hire: Hire) -> None:

@@ -75,6 +75,7 @@ class Watch:
         self.opened: Callable[[Exchange], None] = self.flight.opened
         self.answering: Callable[[Exchange], None] = self.flight.answering
         self.rests: Callable[[Exchange], bool] = self.flight.rests
+        self.counted: Callable[[Exchange], None] = self.flight.counted
         self.closed: Callable[[Exchange], None] = self.flight.closed
         self._oversight: tuple[Oversight, ...] = ()
 

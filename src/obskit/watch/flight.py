@@ -1,12 +1,12 @@
 """The flight recorder: which requests are in flight in this worker, kept where they can be read when it has died.
 
-Each request has a slot in a mapped file, from its opening until it is counted. One that has ended and waits to be shown
-(`obskit.together`) keeps it, with how it ended: its heir shows it as this worker would have. The byte that says that a
-slot holds something is written last and cleared first, so a worker that dies in the midst of either leaves a whole slot
-or an empty one. The heir of a dead worker (the next process of the service that looks) tells of each request it finds
-in flight: one line and finding `worker_died` with its trace id, and `obskit_requests_lost_total`. It marks each that it
-has told in the file, so that a second heir, should the first one die too, goes on behind it: at most the one request
-that the first was just telling of is told twice.
+Each request has a slot in a mapped file, from its opening until it is counted and its line is written. One that has
+ended and waits to be shown (`obskit.together`) keeps it, with how it ended: its heir shows it as this worker would
+have. The byte that says that a slot holds something is written last and cleared first, so a worker that dies in the
+midst of either leaves a whole slot or an empty one. The heir of a dead worker (the next process of the service that
+looks) tells of each request it finds in flight: one line and finding `worker_died` with its trace id, and
+`obskit_requests_lost_total`. It marks each that it has told in the file, so that a second heir, should the first one
+die too, goes on behind it: at most the one request that the first was just telling of is told twice.
 
 What a slot holds is what the canonical line would: method, path without query, route where it is known, trace, span
 and request id. The file is readable to its user alone and goes with the worker.
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import struct
 import threading
 import weakref
 from collections.abc import Callable
@@ -27,45 +26,47 @@ from typing import TYPE_CHECKING
 
 from obskit import folders, names
 from obskit.aside import pause_until
-from obskit.exchange import Exchange, Outcome
+from obskit.exchange import Exchange
 from obskit.plain import path_of
 from obskit.redact import is_secret_name, scrub
+from obskit.watch.slots import (
+    ANSWER,
+    ANSWER_AT,
+    ANSWERING,
+    CHUNK,
+    COUNTED,
+    END,
+    ENDED,
+    FIRST,
+    KIND,
+    MAGIC,
+    MAX_SLOTS,
+    NOTE,
+    NOTE_AT,
+    NOTED_AT,
+    OPEN,
+    PHASES,
+    ROUTE,
+    ROUTE_AT,
+    SLOT_SIZE,
+    SLOTS,
+    TEXT,
+    TEXT_AT,
+    TOLD_AT,
+    Lost,
+    in_slots,
+    whole,
+)
 from obskit.workers import Member
 
 if TYPE_CHECKING:
     from obskit.watch import Metrics
     from obskit.watch.scene import Scene
 
-KIND = "flight"
-OPEN, ANSWERING, ENDED = 1, 2, 3
-PHASES = {OPEN: "open", ANSWERING: "answering", ENDED: "ended"}
-
-_MAGIC = b"obskitF\x02"
-_FIRST = 4096
-_SLOT_SIZE = 576
-_SLOTS = 64
-_CHUNK = _SLOT_SIZE * _SLOTS
-_MAX_SLOTS = 4096
-_MAX_SIZE = _FIRST + _MAX_SLOTS * _SLOT_SIZE
-# Slot: phase and told, a byte each. What was noted meanwhile, of the request that was opened then (unix ns): whether
-# the event loop was blocked by it, and its route. When (unix ns) and with what status it was answered, or has ended;
-# then also how long its first byte took (ns; 0 for none), and the bytes of both bodies. What it is: a text that ends
-# with a zero byte, for that is quick to make; what does not fit in is cut, and has no such end.
-_TOLD_AT, _NOTE_AT, _ANSWER_AT, _TEXT_AT = 1, 8, 136, 176
-_NOTE = struct.Struct("<Q?H")
-_NOTED_AT = _NOTE_AT + 8
-"""What is noted, behind of which request: that is plain where one has ended."""
-_REMEMBERED = 1024
-_REMEMBERED_CHARACTERS = 256
-_ANSWER = struct.Struct("<QH")
-_END = struct.Struct("<QHQQQ")
-_ROUTE_AT = _NOTE_AT + _NOTE.size
-_ROUTE = _ANSWER_AT - _ROUTE_AT
-_TEXT = _SLOT_SIZE - _TEXT_AT
 _EARLY_NS = 1_000_000_000
 """A worker gives its sign of life once a second: so much less than its last one may tell."""
-
-
+_REMEMBERED = 1024
+_REMEMBERED_CHARACTERS = 256
 GROW_S = 0.05
 """How long a request waits for room that another one makes: that takes microseconds, unless its disk hangs."""
 
@@ -82,8 +83,8 @@ class Slot:
         self.left_to_heirs = left_to_heirs
         """Whether it lies in a file: else nobody could read it after the death of this worker."""
         self.at = at
-        self.answer = at + _ANSWER_AT
-        self.text = at + _TEXT_AT
+        self.answer = at + ANSWER_AT
+        self.text = at + TEXT_AT
         self.exchange: Exchange | None = None
 
 
@@ -135,8 +136,8 @@ class FlightRecorder:
             try:
                 path = scene.workers.path(KIND)
                 self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-                folders.fill(self._file, _FIRST)
-                os.pwrite(self._file, _MAGIC, 0)
+                folders.fill(self._file, FIRST)
+                os.pwrite(self._file, MAGIC, 0)
             except OSError as error:
                 self._without_file(error)
         self._grow()
@@ -167,20 +168,20 @@ class FlightRecorder:
         try:
             if self._free:
                 return True  # another thread has just made it
-            if len(self._slots) >= _MAX_SLOTS:
+            if len(self._slots) >= MAX_SLOTS:
                 return False
             memory: mmap.mmap | None = None
             if self._file >= 0:
-                size = _FIRST + len(self._slots) // _SLOTS * _CHUNK
+                size = FIRST + len(self._slots) // SLOTS * CHUNK
                 try:
-                    folders.fill(self._file, size + _CHUNK)
-                    memory = mmap.mmap(self._file, _CHUNK, offset=size)
+                    folders.fill(self._file, size + CHUNK)
+                    memory = mmap.mmap(self._file, CHUNK, offset=size)
                 except OSError as error:
                     self._without_file(error)
             inherited = memory is not None
             if memory is None:
-                memory = mmap.mmap(-1, _CHUNK)
-            places = range(0, _CHUNK, _SLOT_SIZE)
+                memory = mmap.mmap(-1, CHUNK)
+            places = range(0, CHUNK, SLOT_SIZE)
             made = [Slot(memory, at, self._free, left_to_heirs=inherited) for at in places]
             self._slots.extend(made)
             self._free.extend(reversed(made))
@@ -210,7 +211,7 @@ class FlightRecorder:
         text = (
             f"{exchange.started_unix_ns}\n{exchange.protocol}\n{exchange.method}\n{trace_id}\n{exchange.span_id}\n"
             f"{'' if request_id == trace_id else request_id}\n{prefix and scrub(prefix, self.is_secret)}\n{shown}\0"
-        ).encode("utf-8", "replace")[:_TEXT]
+        ).encode("utf-8", "replace")[:TEXT]
         memory, at = slot.memory, slot.text
         memory[at : at + len(text)] = text
         memory[slot.at] = OPEN
@@ -229,7 +230,7 @@ class FlightRecorder:
         slot = exchange.flight_slot
         if slot is not None and slot.left_to_heirs:
             memory, status = slot.memory, exchange.status or 0
-            _ANSWER.pack_into(memory, slot.answer, time_ns(), status if 0 < status < 65_536 else 0)
+            ANSWER.pack_into(memory, slot.answer, time_ns(), status if 0 < status < 65_536 else 0)
             memory[slot.at] = ANSWERING
 
     def rests(self, exchange: Exchange) -> bool:
@@ -244,7 +245,7 @@ class FlightRecorder:
         if status > 999:
             return False
         started_ns = exchange.started_ns
-        _END.pack_into(
+        END.pack_into(
             memory,
             slot.answer,
             exchange.started_unix_ns
@@ -255,7 +256,7 @@ class FlightRecorder:
             exchange.request_bytes,
             exchange.response_bytes,
         )
-        at = slot.at + _NOTED_AT
+        at = slot.at + NOTED_AT
         memory[at : at + len(note)] = note
         memory[slot.at] = ENDED
         return True
@@ -263,12 +264,18 @@ class FlightRecorder:
     def _noted(self, route: str) -> bytes | None:
         """What is noted of a request with this route that has ended; None if it does not fit."""
         written = route.encode("utf-8", "replace")
-        if len(written) > _ROUTE:
+        if len(written) > ROUTE:
             return None
         if len(self._notes) >= _REMEMBERED:
             self._notes.clear()
-        note = self._notes[route] = _NOTE.pack(0, False, len(written))[_NOTED_AT - _NOTE_AT :] + written
+        note = self._notes[route] = NOTE.pack(0, False, len(written))[NOTED_AT - NOTE_AT :] + written
         return note
+
+    def counted(self, exchange: Exchange) -> None:
+        """Right behind its count: its heir does not count it again, and tells of it where there is no line yet."""
+        slot = exchange.flight_slot
+        if slot is not None and slot.left_to_heirs:
+            slot.memory[slot.at] |= COUNTED
 
     def closed(self, exchange: Exchange) -> None:
         slot = exchange.flight_slot
@@ -286,20 +293,18 @@ class FlightRecorder:
                 continue
             if exchange.closed:
                 # Not if it waits to be shown: it closed while it was taken over, and nobody else gives this back.
-                if slot.memory[slot.at] != ENDED and slot.exchange is exchange:
+                if slot.memory[slot.at] & ~COUNTED != ENDED and slot.exchange is exchange:
                     exchange.flight_slot = slot
                     self.closed(exchange)
                 continue
             blocked = any(one.finding == "event_loop_blocked" for one in exchange.findings)
             route = (exchange.http_route or "").encode("utf-8", "replace")
-            if len(route) > _ROUTE:  # half a route would be another one
+            if len(route) > ROUTE:  # half a route would be another one
                 route = b""
             if blocked or route:
-                at = slot.at + _ROUTE_AT
+                at = slot.at + ROUTE_AT
                 slot.memory[at : at + len(route)] = route
-                _NOTE.pack_into(
-                    slot.memory, slot.at + _NOTE_AT, exchange.started_unix_ns, blocked, len(route)
-                )
+                NOTE.pack_into(slot.memory, slot.at + NOTE_AT, exchange.started_unix_ns, blocked, len(route))
 
     # ---- after a death ---------------------------------------------------------------------------
 
@@ -315,23 +320,23 @@ class FlightRecorder:
         except FileNotFoundError:
             opened = -1  # it died before it had one
         try:
-            data = _whole(opened) if opened >= 0 else b""
-            found = _in_slots(data)
+            data = whole(opened) if opened >= 0 else b""
+            found = in_slots(data)
             lost = [one for one in found if one.phase != ENDED]
             ended_unix_ns = self._end_of(member)
             reason = self._reason(scene, member, lost, ended_unix_ns)
             for request in found:
                 if not request.told:
                     if request.phase == ENDED:
-                        scene.pipeline.inherited(request.exchange, member.pid)
+                        scene.pipeline.inherited(request.exchange, member.pid, counted=request.counted)
                     else:
                         self._tell(scene, member, request, reason, ended_unix_ns)
-                    os.pwrite(opened, b"\1", request.at + _TOLD_AT)
+                    os.pwrite(opened, b"\1", request.at + TOLD_AT)
             if not member.told:
                 self._count_exit(scene, member, reason, len(lost))
                 member.mark_told()
             # It may have died before it had written the first word.
-            if data[: len(_MAGIC)].strip(b"\0") not in (b"", _MAGIC):
+            if data[: len(MAGIC)].strip(b"\0") not in (b"", MAGIC):
                 raise ValueError(f"flight record of worker {member.pid}: no file of ours")
         finally:
             if opened >= 0:
@@ -368,7 +373,7 @@ class FlightRecorder:
             exchange.http_route = names.UNMATCHED_ROUTE  # a part of a path may lead elsewhere
         route = exchange.http_route = scene.pipeline.route_now(exchange)
         self._metrics.count(names.REQUESTS_LOST, 1, route, reason)
-        if request.phase == ANSWERING:
+        if request.phase == ANSWERING and not request.counted:
             # Its answer was on its way as a whole: the client has it, but for the one that died between two lines.
             self._metrics.count_answer(exchange.method, route, exchange.status or 0, request.answered_s)
         scene.pipeline.tell(
@@ -378,7 +383,7 @@ class FlightRecorder:
                 "http_request_method": exchange.method,
                 "http_route": route,
                 "url_path": exchange.url_path,
-                "phase": PHASES[request.phase],
+                "phase": PHASES[ENDED if request.counted else request.phase],
                 "age_s": round(max(0, ended_unix_ns - request.opened_unix_ns) * 1e-9, 3),
                 "reason": reason,
                 "worker_pid": member.pid,
@@ -414,83 +419,3 @@ class FlightRecorder:
         """Let go of the file. What is still in flight stays in it: it is lost unless it ends before the process."""
         with self._growing:  # no other file may have taken the descriptor's place
             self._close_file()
-
-
-class Lost:
-    """A request that a dead worker had in flight, or had ended and not shown."""
-
-    __slots__ = ("answered_s", "at", "blocked", "cut", "exchange", "opened_unix_ns", "phase", "told")
-
-    def __init__(self, data: bytes, at: int) -> None:
-        """Raises ValueError for a slot that nobody has written so."""
-        self.at = at
-        self.phase, self.told = data[at], bool(data[at + _TOLD_AT])
-        text, end, _ = data[at + _TEXT_AT : at + _SLOT_SIZE].partition(b"\0")
-        self.cut = not end
-        # What was cut may end in the midst of a character.
-        facts = text.decode("utf-8", "ignore").split("\n", 7)
-        opened, protocol, method, trace_id, span_id, request_id, prefix, path = facts
-        known = protocol in ("http", "websocket") and "".join(facts[:6]).isprintable()
-        if self.phase not in PHASES or not known:
-            raise ValueError("a slot that nobody has written so")
-        self.opened_unix_ns = int(opened)
-        exchange = self.exchange = Exchange(protocol, method, path)
-        exchange.started_unix_ns = self.opened_unix_ns
-        exchange.trace_id, exchange.span_id = trace_id, span_id
-        exchange.request_id = request_id or trace_id
-        exchange.path_prefix = prefix
-        noted, blocked, length = _NOTE.unpack_from(data, at + _NOTE_AT)
-        known = noted == self.opened_unix_ns or self.phase == ENDED
-        self.blocked = blocked and known
-        if known and length <= _ROUTE:
-            route = data[at + _ROUTE_AT : at + _ROUTE_AT + length]
-            exchange.http_route = route.decode("utf-8") or None
-        self.answered_s = 0.0
-        if self.phase != OPEN:
-            answered, status = _ANSWER.unpack_from(data, at + _ANSWER_AT)
-            self.answered_s = max(0, answered - self.opened_unix_ns) * 1e-9
-            exchange.status = status if 100 <= status <= 999 else None
-        if self.phase == ENDED:
-            _, _, first_byte_ns, exchange.request_bytes, exchange.response_bytes = _END.unpack_from(
-                data, at + _ANSWER_AT
-            )
-            took_ns = max(0, answered - self.opened_unix_ns)
-            if first_byte_ns:
-                exchange.first_byte_ns = exchange.started_ns + min(first_byte_ns, took_ns)
-            exchange.last_byte_ns = exchange.started_ns + took_ns
-            exchange.outcome, exchange.response_started, exchange.response_complete = (
-                Outcome.COMPLETED,
-                True,
-                True,
-            )
-            exchange.http_route = exchange.http_route or names.UNMATCHED_ROUTE
-            exchange.end(exchange.last_byte_ns)
-            exchange.settle()
-
-
-def count(member: Member) -> int:
-    """How many requests a worker has in flight, read from outside. 0 for a worker without a record."""
-    try:
-        opened = folders.readable(member.path(KIND))
-    except FileNotFoundError:
-        return 0
-    try:
-        return sum(one.phase != ENDED for one in _in_slots(_whole(opened)))
-    finally:
-        os.close(opened)
-
-
-def _whole(opened: int) -> bytes:
-    return os.pread(opened, min(os.fstat(opened).st_size, _MAX_SIZE), 0)
-
-
-def _in_slots(data: bytes) -> list[Lost]:
-    found = []
-    if data[: len(_MAGIC)] == _MAGIC:
-        for at in range(_FIRST, len(data) - _SLOT_SIZE + 1, _SLOT_SIZE):
-            if data[at]:
-                try:
-                    found.append(Lost(data, at))
-                except ValueError:
-                    continue
-    return found

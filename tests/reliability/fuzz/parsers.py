@@ -36,7 +36,7 @@ from obskit.signals.incoming import cleaned
 from obskit.signals.lines import LineFormat, plain
 from obskit.signals.writer import MAX_LINE_BYTES
 from obskit.trust import Trust
-from obskit.watch import flight
+from obskit.watch import slots
 from obskit.watch.queueing import queue_seconds
 from obskit.workers import Member, State, _member
 from tests.reliability.fuzz.draw import NASTY, Draw
@@ -356,23 +356,23 @@ class Flight:
     """What a dead worker had in flight."""
 
     def __init__(self) -> None:
-        data = bytearray(flight._FIRST + 2 * flight._SLOT_SIZE)
-        data[: len(flight._MAGIC)] = flight._MAGIC
+        data = bytearray(slots.FIRST + 2 * slots.SLOT_SIZE)
+        data[: len(slots.MAGIC)] = slots.MAGIC
         said = b"1700000000000000000\nhttp\nGET\n0af7651916cd43dd8448eb211c80319c\nb7ad6b7169203331\nid\n\n/items/7\0"
-        for at in (flight._FIRST, flight._FIRST + flight._SLOT_SIZE):
+        for at in (slots.FIRST, slots.FIRST + slots.SLOT_SIZE):
             data[at] = 2
-            data[at + flight._TEXT_AT : at + flight._TEXT_AT + len(said)] = said
-            flight._ANSWER.pack_into(data, at + flight._ANSWER_AT, 1_700_000_000_000_000_001, 200)
+            data[at + slots.TEXT_AT : at + slots.TEXT_AT + len(said)] = said
+            slots.ANSWER.pack_into(data, at + slots.ANSWER_AT, 1_700_000_000_000_000_001, 200)
         self._sound = bytes(data)
 
     def __call__(self, draw: Draw) -> None:
         data = bytearray(self._sound)
         for _ in range(draw.number(6)):
-            at = flight._FIRST + draw.number(flight._SLOT_SIZE)
+            at = slots.FIRST + draw.number(slots.SLOT_SIZE)
             new = draw.raw(8) if draw.chance(2) else draw.pick(NASTY).encode("utf-8", "surrogatepass")
             data[at : at + len(new)] = new
-        for lost in flight._in_slots(bytes(data)):
-            assert lost.phase in flight.PHASES
+        for lost in slots.in_slots(bytes(data)):
+            assert lost.phase in slots.PHASES
             assert lost.exchange.http_route is None or len(lost.exchange.http_route) < 200
 
 
