@@ -27,7 +27,15 @@ ONE_REQUEST = [
         "metrics.open",
         "watch.open",
     ),
-    *("traces.enter", "traces.leave", "metrics.close", "watch.close", "logs.close", "traces.close"),
+    *(
+        "traces.enter",
+        "traces.leave",
+        "metrics.close",
+        "watch.counted",
+        "logs.close",
+        "watch.close",
+        "traces.close",
+    ),
 ]
 
 

@@ -276,7 +276,7 @@ def test_an_error_of_the_thread_is_counted_and_it_goes_on(
 @pytest.mark.parametrize(
     ("broken", "stage"),
     [("logs.closed_together", "logs.close"), ("traces.close", "traces.close"), ("watch.close", "watch.close"),
-     ("metrics.counted", "metrics.close")],
+     ("metrics.counted", "metrics.close"), ("watch.counted", "watch.close")],
 )  # fmt: skip
 def test_a_signal_that_fails_is_counted_for_each_and_keeps_nothing_from_the_others(
     broken: str, stage: str

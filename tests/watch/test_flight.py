@@ -891,7 +891,7 @@ def test_of_one_with_a_story_that_was_counted_and_has_no_line_there_is_a_trace_a
     hire: Hire, *, answered: bool
 ) -> None:
     one, two = hire(), hire()
-    exchange = one.open(number=7, http_route="/")
+    exchange = one.open(number=7)
     if answered:
         one.answer(exchange, 500)
     one.flight.counted(exchange)
@@ -899,7 +899,9 @@ def test_of_one_with_a_story_that_was_counted_and_has_no_line_there_is_a_trace_a
     two.bury()
     (finding,), (line,) = two.findings(), two.told()
     assert (finding.trace_id, line["phase"]) == (f"{7:032x}", "ended")
-    assert (two.metrics.lost(), two.metrics.answers) == ({("/", "died"): 1}, []), "it is in the sums already"
+    assert (two.metrics.lost(), two.metrics.answers) == ({("unmatched", "died"): 1}, []), (
+        "it is counted already"
+    )
 
 
 def test_what_has_been_shown_is_not_shown_by_an_heir_too(hire: Hire) -> None:
