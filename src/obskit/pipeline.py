@@ -366,16 +366,17 @@ class Pipeline(Judging):
                 except Exception as error:
                     self.failed("watch.close", error)
                 counted += 1
-                try:
-                    self._traces.closed(exchange)
-                except Exception as error:
-                    self.failed("traces.close", error)
             for _ in range(len(records) + 1):
                 try:
                     self.logs.closed_together(unwritten)
                     break
                 except Exception as error:
                     self.failed("logs.close", error)
+            for exchange in records:  # last, as they are everywhere: they show texts as the lines have cleaned them
+                try:
+                    self._traces.closed(exchange)
+                except Exception as error:
+                    self.failed("traces.close", error)
         except BaseException:  # there is no memory, or this thread is told to end
             self._together.put_back(records[counted:])
             for _ in zip(range(counted), unwritten, strict=False):
