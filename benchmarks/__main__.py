@@ -24,6 +24,7 @@ QUICK = {
     "imports": ("--rounds", "3"),
     "exporter": ("--rounds", "3"),
     "detectors": ("--rounds", "10"),
+    "parts": ("--rounds", "3"),
     "memory_of_repeats": ("--operations", "500000"),
     "scrape": ("--workers", "2"),
     "scrape_flood": ("--quick",),

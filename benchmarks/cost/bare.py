@@ -147,8 +147,8 @@ def django_handler() -> Any:
 def application(framework: str, routes: int) -> Any:
     """The application of a framework with nothing around it."""
     if framework == "fastapi":
-        # One application in all variants: that of a user, whose own spans are off, for obskit and contrib make theirs in
-        # their place. Its metrics and logs are asleep without a provider; to find that out takes it 3 µs a request.
+        # One application in all variants: a user's, whose own spans are off where obskit or contrib make theirs. Its
+        # metrics and logs are asleep without a provider; to find that out takes it 3 µs a request.
         return fastapi_app(routes, telemetry={"tracing": False})
     makers = {"starlette": starlette_app, "flask": flask_app, "django": django_app}
     return makers[framework](routes)

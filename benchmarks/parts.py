@@ -1,0 +1,199 @@
+"""Where the time of a request goes: what three signals cost, and how much less with one part of obskit left out.
+
+    python benchmarks/parts.py [--frameworks NAME ...] [--rounds N] [--python INTERPRETER]
+
+Each in a process of its own, all alive side by side; in every round each serves a block of requests, in a new random
+order, and what counts is CPU time of the thread that serves. A part is left out by doing nothing in its place, so what
+it costs is seen where it runs: between the framework's code and the rest of ours, and not in a loop of its own. Left out
+together, parts save more or less than the sum of each alone, for one that is not there leaves the caches to the others.
+
+INTERPRETER is another Python, in whose environment `benchmarks/cost/requirements/obskit.txt` is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.cost import environments  # noqa: E402
+from benchmarks.cost.inprocess import BLOCK, WARM  # noqa: E402
+from benchmarks.cost.processes import Places, Sink, Worker  # noqa: E402
+from benchmarks.cost.variants import ASGI  # noqa: E402
+
+BARE, WHOLE, REST = "bare", "nothing left out", "all of them"
+FRAMEWORKS = ("fastapi", "starlette", "flask", "django")
+
+
+def nothing(*_: Any) -> None:
+    return
+
+
+def flight() -> None:
+    from obskit.watch.flight import FlightRecorder  # noqa: PLC0415
+
+    def opened(self: Any, exchange: Any) -> None:
+        exchange.flight_slot = slot = self._free.pop()
+        slot.exchange, exchange.shown_path = exchange, exchange.url_path
+
+    patched: Any = FlightRecorder
+    patched.opened, patched.answering, patched.counted = opened, nothing, nothing
+    patched.rests = lambda self, exchange: True
+
+
+def line() -> None:
+    from obskit.signals.logs import Logs  # noqa: PLC0415
+
+    def closed_together(self: Any, exchanges: Iterable[Any]) -> None:
+        for exchange in exchanges:
+            exchange.shown_agent = exchange.user_agent
+
+    patched: Any = Logs
+    patched.closed_together = closed_together
+
+
+def counts() -> None:
+    from obskit.signals.metrics import Metrics  # noqa: PLC0415
+
+    patched: Any = Metrics
+    patched.counted = nothing
+
+
+def gauge() -> None:
+    from obskit.signals.metrics import Metrics  # noqa: PLC0415
+
+    patched: Any = Metrics
+    patched.opened = patched.left = nothing
+
+
+def span() -> None:
+    from obskit.signals.traces import Traces  # noqa: PLC0415
+
+    patched: Any = Traces
+    patched.closed = nothing
+
+
+def context() -> None:
+    from obskit.pipeline import Pipeline  # noqa: PLC0415
+
+    patched: Any = Pipeline
+    patched.enter = nothing
+
+
+def messages() -> None:
+    from obskit import asgi  # noqa: PLC0415
+
+    async def send(self: Any, message: Any) -> None:
+        exchange = self.exchange
+        exchange.status, exchange.response_bytes = 200, 20
+        exchange.response_started = exchange.response_complete = True
+        await self._send(message)
+
+    patched: Any = asgi._HttpCall
+    patched.send = send
+
+
+PARTS: dict[str, Callable[[], None]] = {
+    "the line": line,
+    "the counts": counts,
+    "the span's bytes, and their way to the exporter": span,
+    "the flight recorder": flight,
+    "the span's place in the context": context,
+    "the gauge of requests in flight": gauge,
+    "what is noted of the answer's messages (ASGI)": messages,
+}
+
+
+class Part(Worker):
+    """A worker whose obskit leaves something out."""
+
+    def __init__(self, framework: str, left_out: str, python: Path, sink: Sink, places: Places) -> None:
+        self.left_out, self.python = left_out, python
+        super().__init__(framework, "bare" if left_out == BARE else "signals", "obskit", sink, places)
+
+    def command(self) -> list[str]:
+        return [str(self.python), str(Path(__file__)), "--worker", self.left_out]
+
+
+def measure(framework: str, python: Path, rounds: int, folder: Path) -> dict[str, float]:
+    """Microseconds of a bare request, and what is added to it, by what is left out."""
+    sink, places = Sink(), Places(folder)
+    workers: dict[str, Worker] = {}
+    try:
+        for left_out in (BARE, WHOLE, *PARTS, REST):
+            workers[left_out] = Part(framework, left_out, python, sink, places)
+        for worker in workers.values():
+            worker.ask(f"warm {4 * BLOCK}")
+        took: dict[str, list[float]] = {name: [] for name in workers}
+        order, chance = list(workers), random.Random(0)
+        for _ in range(rounds):
+            chance.shuffle(order)
+            for name in order:
+                said = workers[name].ask(f"run {2 * BLOCK} {WARM}")
+                took[name].append(said["cpu"] - said["background"])
+        bare = statistics.median(took[BARE])
+        added = {
+            name: statistics.median(one - other for one, other in zip(found, took[BARE], strict=True))
+            for name, found in took.items()
+        }
+        return {**added, BARE: bare}
+    finally:
+        for worker in workers.values():
+            worker.close()
+        sink.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--frameworks", nargs="+", choices=FRAMEWORKS, default=FRAMEWORKS)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--python", type=Path, metavar="INTERPRETER")
+    options = parser.parse_args()
+    python = options.python or environments.ensure("obskit")
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for framework in options.frameworks:
+            places = Path(folder, framework)
+            places.mkdir()
+            found[framework] = measure(framework, python, options.rounds, places)
+
+    def row(name: str, figures: Iterable[float]) -> None:
+        print(f"{name:<52}" + "".join(f"{figure:>11.1f}" for figure in figures))
+
+    print(f"{'microseconds per request':<52}" + "".join(f"{name:>11}" for name in found))
+    row("a bare request", (one[BARE] for one in found.values()))
+    row("three signals add", (one[WHOLE] for one in found.values()))
+    for part in PARTS:
+        if part != "what is noted of the answer's messages (ASGI)" or set(found) & set(ASGI):
+            row(f"  less without {part}", (one[WHOLE] - one[part] for one in found.values()))
+    row("they add without all of these", (one[REST] for one in found.values()))
+
+
+def serve(left_out: str, arguments: list[str]) -> None:
+    """The worker: one framework, with a part left out."""
+    from benchmarks.cost import worker  # noqa: PLC0415
+
+    framework, name, questions, answers = arguments
+    if left_out in PARTS:
+        PARTS[left_out]()
+    elif left_out == REST:
+        for leave_out in PARTS.values():
+            leave_out()
+    worker.main(framework, name, int(questions), int(answers))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        serve(sys.argv[2], sys.argv[3:])
+    else:
+        main()
