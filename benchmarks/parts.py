@@ -4,8 +4,8 @@
 
 Each in a process of its own, all alive side by side; in every round each serves a block of requests, in a new random
 order, and what counts is CPU time of the thread that serves. A part is left out by doing nothing in its place, so what
-it costs is seen where it runs: between the framework's code and the rest of ours, and not in a loop of its own. Left out
-together, parts save more or less than the sum of each alone, for one that is not there leaves the caches to the others.
+it costs is seen where it runs: between the framework's code and the rest of ours, and not in a loop of its own. All of
+them together save more or less than the sum of each, for one that is not there leaves the caches to the others.
 
 INTERPRETER is another Python, in whose environment `benchmarks/cost/requirements/obskit.txt` is installed.
 """
@@ -168,9 +168,9 @@ def main() -> None:
             found[framework] = measure(framework, python, options.rounds, places)
 
     def row(name: str, figures: Iterable[float]) -> None:
-        print(f"{name:<52}" + "".join(f"{figure:>11.1f}" for figure in figures))
+        print(f"{name:<66}" + "".join(f"{figure:>11.1f}" for figure in figures))
 
-    print(f"{'microseconds per request':<52}" + "".join(f"{name:>11}" for name in found))
+    print(f"{'microseconds per request':<66}" + "".join(f"{name:>11}" for name in found))
     row("a bare request", (one[BARE] for one in found.values()))
     row("three signals add", (one[WHOLE] for one in found.values()))
     for part in PARTS:

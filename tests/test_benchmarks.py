@@ -81,3 +81,14 @@ def test_a_benchmark_that_is_not_there_is_told_apart_from_one_that_fails() -> No
     )
     assert ran.returncode == 2
     assert "no benchmark nothing; there are: detectors" in ran.stderr
+
+
+def test_what_each_part_costs_is_told_beside_the_bare_request_and_the_whole() -> None:
+    command = [sys.executable, "benchmarks/parts.py", "--rounds", "2", "--frameworks", "starlette"]
+    command += ["--python", sys.executable]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    told = dict(line.strip().rsplit(maxsplit=1) for line in ran.stdout.splitlines()[1:])
+    whole, rest = float(told["three signals add"]), float(told["they add without all of these"])
+    assert 0 < rest < whole, told
+    assert sum(name.startswith("less without") for name in told) == 7

@@ -372,7 +372,9 @@ class Pipeline(Judging):
                     break
                 except Exception as error:
                     self.failed("logs.close", error)
-            for exchange in records:  # last, as they are everywhere: they show texts as the lines have cleaned them
+            for (
+                exchange
+            ) in records:  # last, as they are everywhere: they show texts as the lines have cleaned them
                 try:
                     self._traces.closed(exchange)
                 except Exception as error:
