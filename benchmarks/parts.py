@@ -30,6 +30,7 @@ from benchmarks.cost.processes import Places, Sink, Worker  # noqa: E402
 from benchmarks.cost.variants import ASGI  # noqa: E402
 
 BARE, WHOLE, REST = "bare", "nothing left out", "all of them"
+MESSAGES = "what is noted of the answer's messages (ASGI)"
 FRAMEWORKS = ("fastapi", "starlette", "flask", "django")
 
 
@@ -108,7 +109,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "the flight recorder": flight,
     "the span's place in the context": context,
     "the gauge of requests in flight": gauge,
-    "what is noted of the answer's messages (ASGI)": messages,
+    MESSAGES: messages,
 }
 
 
@@ -167,15 +168,18 @@ def main() -> None:
             places.mkdir()
             found[framework] = measure(framework, python, options.rounds, places)
 
-    def row(name: str, figures: Iterable[float]) -> None:
-        print(f"{name:<66}" + "".join(f"{figure:>11.1f}" for figure in figures))
+    def row(name: str, figures: Iterable[float | None]) -> None:
+        print(f"{name:<66}" + "".join(f"{'':>11}" if one is None else f"{one:>11.1f}" for one in figures))
 
     print(f"{'microseconds per request':<66}" + "".join(f"{name:>11}" for name in found))
     row("a bare request", (one[BARE] for one in found.values()))
     row("three signals add", (one[WHOLE] for one in found.values()))
     for part in PARTS:
-        if part != "what is noted of the answer's messages (ASGI)" or set(found) & set(ASGI):
-            row(f"  less without {part}", (one[WHOLE] - one[part] for one in found.values()))
+        left = (
+            one[WHOLE] - one[part] if part != MESSAGES or framework in ASGI else None
+            for framework, one in found.items()
+        )  # fmt: skip
+        row(f"  less without {part}", left)
     row("they add without all of these", (one[REST] for one in found.values()))
 
 
