@@ -72,20 +72,21 @@ def _beside_bare(
     folder.mkdir()
     sink, places = Sink(), Places(folder)
     bare: dict[str, Found] = {}
+
+    def asked(name: str, environment: str) -> Found:
+        worker = kind(framework, name, environment, sink, places)
+        try:
+            return ask(worker)
+        finally:
+            worker.close()
+
     try:
         for name in names:
-            environment = BY_NAME[name].environment
-            environments.ensure(environment)
-            for key in (["bare"] if environment not in bare else []) + [name]:
-                worker = kind(framework, key, environment, sink, places)
-                try:
-                    found = ask(worker)
-                finally:
-                    worker.close()
-                if key == "bare":
-                    bare[environment] = found
-                else:
-                    yield name, found, bare[environment]
+            variant = BY_NAME[name]
+            environments.ensure(variant.environment)
+            if variant.bare not in bare:
+                bare[variant.bare] = asked("bare+routes" if variant.routes else "bare", variant.environment)
+            yield name, asked(name, variant.environment), bare[variant.bare]
     finally:
         sink.close()
 
