@@ -372,9 +372,8 @@ class Pipeline(Judging):
                     break
                 except Exception as error:
                     self.failed("logs.close", error)
-            for (
-                exchange
-            ) in records:  # last, as they are everywhere: they show texts as the lines have cleaned them
+            # Last, as they are everywhere: they show texts as the lines have cleaned them.
+            for exchange in records:
                 try:
                     self._traces.closed(exchange)
                 except Exception as error:
