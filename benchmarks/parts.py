@@ -13,6 +13,7 @@ INTERPRETER is another Python, in whose environment `benchmarks/cost/requirement
 from __future__ import annotations
 
 import argparse
+import importlib
 import random
 import statistics
 import sys
@@ -27,90 +28,55 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.cost import environments  # noqa: E402
 from benchmarks.cost.inprocess import BLOCK, WARM  # noqa: E402
 from benchmarks.cost.processes import Places, Sink, Worker  # noqa: E402
-from benchmarks.cost.variants import ASGI  # noqa: E402
+from benchmarks.cost.variants import ASGI, FRAMEWORKS  # noqa: E402
 
 BARE, WHOLE, REST = "bare", "nothing left out", "all of them"
 MESSAGES = "what is noted of the answer's messages (ASGI)"
-FRAMEWORKS = ("fastapi", "starlette", "flask", "django")
 
 
 def nothing(*_: Any) -> None:
     return
 
 
-def flight() -> None:
-    from obskit.watch.flight import FlightRecorder  # noqa: PLC0415
-
-    def opened(self: Any, exchange: Any) -> None:
-        exchange.flight_slot = slot = self._free.pop()
-        slot.exchange, exchange.shown_path = exchange, exchange.url_path
-
-    patched: Any = FlightRecorder
-    patched.opened, patched.answering, patched.counted = opened, nothing, nothing
-    patched.rests = lambda self, exchange: True
+def opened(recorder: Any, exchange: Any) -> None:
+    exchange.flight_slot = slot = recorder._free.pop()
+    slot.exchange, exchange.shown_path = exchange, exchange.url_path
 
 
-def line() -> None:
-    from obskit.signals.logs import Logs  # noqa: PLC0415
-
-    def closed_together(self: Any, exchanges: Iterable[Any]) -> None:
-        for exchange in exchanges:
-            exchange.shown_agent = exchange.user_agent
-
-    patched: Any = Logs
-    patched.closed_together = closed_together
+def closed_together(_: Any, exchanges: Iterable[Any]) -> None:
+    for exchange in exchanges:
+        exchange.shown_agent = exchange.user_agent
 
 
-def counts() -> None:
-    from obskit.signals.metrics import Metrics  # noqa: PLC0415
-
-    patched: Any = Metrics
-    patched.counted = nothing
-
-
-def gauge() -> None:
-    from obskit.signals.metrics import Metrics  # noqa: PLC0415
-
-    patched: Any = Metrics
-    patched.opened = patched.left = nothing
+async def send(call: Any, message: Any) -> None:
+    exchange = call.exchange
+    exchange.status, exchange.response_bytes = 200, 20
+    exchange.response_started = exchange.response_complete = True
+    await call._send(message)
 
 
-def span() -> None:
-    from obskit.signals.traces import Traces  # noqa: PLC0415
-
-    patched: Any = Traces
-    patched.closed = nothing
-
-
-def context() -> None:
-    from obskit.pipeline import Pipeline  # noqa: PLC0415
-
-    patched: Any = Pipeline
-    patched.enter = nothing
-
-
-def messages() -> None:
-    from obskit import asgi  # noqa: PLC0415
-
-    async def send(self: Any, message: Any) -> None:
-        exchange = self.exchange
-        exchange.status, exchange.response_bytes = 200, 20
-        exchange.response_started = exchange.response_complete = True
-        await self._send(message)
-
-    patched: Any = asgi._HttpCall
-    patched.send = send
+# Where a part is, and what stands in the place of its methods.
+PARTS: dict[str, tuple[str, str, dict[str, Callable[..., Any]]]] = {
+    "the line": ("obskit.signals.logs", "Logs", {"closed_together": closed_together}),
+    "the counts": ("obskit.signals.metrics", "Metrics", {"counted": nothing}),
+    "the span's bytes, and their way to the exporter": ("obskit.signals.traces", "Traces", {"closed": nothing}),
+    "the flight recorder": (
+        "obskit.watch.flight",
+        "FlightRecorder",
+        {"opened": opened, "answering": nothing, "rests": lambda *_: True, "counted": nothing},
+    ),
+    "the span's place in the context": ("obskit.pipeline", "Pipeline", {"enter": nothing}),
+    "the gauge of requests in flight": (
+        "obskit.signals.metrics", "Metrics", {"opened": nothing, "left": nothing},
+    ),
+    MESSAGES: ("obskit.asgi", "_HttpCall", {"send": send}),
+}  # fmt: skip
 
 
-PARTS: dict[str, Callable[[], None]] = {
-    "the line": line,
-    "the counts": counts,
-    "the span's bytes, and their way to the exporter": span,
-    "the flight recorder": flight,
-    "the span's place in the context": context,
-    "the gauge of requests in flight": gauge,
-    MESSAGES: messages,
-}
+def leave_out(part: str) -> None:
+    module, kind, instead = PARTS[part]
+    for name, function in instead.items():
+        setattr(getattr(importlib.import_module(module), kind), name, function)
 
 
 class Part(Worker):
@@ -188,11 +154,9 @@ def serve(left_out: str, arguments: list[str]) -> None:
     from benchmarks.cost import worker  # noqa: PLC0415
 
     framework, name, questions, answers = arguments
-    if left_out in PARTS:
-        PARTS[left_out]()
-    elif left_out == REST:
-        for leave_out in PARTS.values():
-            leave_out()
+    for part in PARTS:
+        if left_out in (part, REST):
+            leave_out(part)
     worker.main(framework, name, int(questions), int(answers))
 
 
